@@ -1,0 +1,99 @@
+"""The console script `mot` and what the guide's doors call. `mot --help` lists the commands.
+
+Each command parses first and imports torch after, so that --help and a mistyped flag answer at once.
+"""
+
+import sys
+from collections.abc import Callable
+
+from mot.config import ThinkSettings, TrainSettings, fail, parse
+
+
+def train(argv: list[str] | None = None, prog: str = "mot train") -> None:
+    """train a mixture of thoughts on text, .jsonl rows or a built-in task"""
+    settings = parse(TrainSettings, argv, prog, train.__doc__)
+    _quiet()
+    from mot import evaluate, report
+    from mot.train import train as run
+
+    result = run(settings)
+    if result is None:
+        return
+    picture = report.curves(result.output_dir)
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    for note in result.notes:
+        console.print(note)
+    console.print(report.summary(result.output_dir, result.steps, result.seconds, result.metrics, picture))
+    if settings.task:
+        from mot.think import MixtureOfThoughts
+
+        found = evaluate.find_answers(MixtureOfThoughts.from_pretrained(result.output_dir), settings.task)
+        prompt, thoughts, answers = found.samples[0]
+        console.print(f"\nan unseen prompt: {prompt}", markup=False)
+        console.print(report.side_by_side(thoughts, [f"answers {a}" if a else "not an answer" for a in answers]))
+        console.print(found.line(settings.task), soft_wrap=True)
+
+
+def think(argv: list[str] | None = None, prog: str = "mot think") -> None:
+    """continue one prompt K different ways, side by side"""
+    settings = parse(ThinkSettings, argv, prog, think.__doc__)
+    _quiet()
+    import dataclasses
+    import json
+
+    from rich.console import Console
+
+    from mot import report
+    from mot.think import MixtureOfThoughts
+
+    mixture = MixtureOfThoughts.from_pretrained(settings.model)
+    thoughts = mixture.think(
+        settings.prompt,
+        settings.num_thoughts,
+        settings.max_new_tokens,
+        settings.temperature,
+        settings.top_p,
+        creativity=settings.creativity,
+        seed=settings.seed,
+    )
+    if settings.json:
+        for thought in thoughts:
+            print(json.dumps(dataclasses.asdict(thought), ensure_ascii=False))
+    else:
+        Console().print(report.side_by_side(thoughts))
+
+
+COMMANDS: dict[str, Callable[..., None]] = {"train": train, "think": think}
+
+
+def main(argv: list[str] | None = None) -> None:
+    """`mot COMMAND ...`"""
+    argv = sys.argv[1:] if argv is None else argv
+    usage = "usage: mot COMMAND [flags]\n\n" + "\n".join(f"  {name:10}{f.__doc__}" for name, f in COMMANDS.items())
+    if not argv or argv[0] in ("-h", "--help"):
+        print(usage + "\n\nmot COMMAND --help lists its flags")
+    elif argv[0] not in COMMANDS:
+        fail(f"unknown command {argv[0]}; there is {', '.join(COMMANDS)}")
+    else:
+        run(COMMANDS[argv[0]], argv[1:])
+
+
+def run(command: Callable[..., None], argv: list[str] | None = None, **where) -> None:
+    """Call a command; a user's mistake (ValueError) is one line and exit code 2."""
+    try:
+        command(argv, **where)
+    except ValueError as e:
+        fail(str(e))
+
+
+def _quiet() -> None:
+    import os
+
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    import transformers
+
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()

@@ -1,0 +1,178 @@
+"""A trunk and its thoughts: build a model, lay out rows, and score continuations under every thought.
+
+    model  = build_model(settings, tokenizer)
+    layout = lay_out(batch, thought_token_B, pad)                 # [x][k][y], or [x][y] where there is no thought
+    logp_BNT, router_BN = thought_logprobs(model, batch, thoughts)  # one prompt computation for all N
+    scores = score(model, batch, thoughts)                        # base, mixture and oracle NLL and what follows from them
+
+Shapes: see mot/thoughts.py. A `batch` is what mot.data.branch returns.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
+from torch.nn import functional as F
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
+
+from mot.config import TrainSettings
+from mot.thoughts import mixture_nll, oracle_nll, specialisation
+from mot.tokenizer import thought_ids
+
+KEY_BIAS_STD = 3.0  # initial standard deviation of the keys' biases, see build_model
+ROPE_THETA = 10_000.0
+
+
+def build_model(settings: TrainSettings, tokenizer: PreTrainedTokenizerBase) -> LlamaForCausalLM:
+    """A fresh Llama of the settings' shape, weights drawn from `settings.seed`, our settings under `config.mot`.
+
+    Keys have a bias, drawn wide: q . R(distance) b is a preference for a *place* that a thought can have from the first
+    step. Without it a thought can at first only prefer words, and thoughts that divide the words between them are where
+    EM then stays: docs/RESULTS.md, "What makes thoughts divide places".
+    """
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=settings.hidden_size,
+        intermediate_size=-(-settings.hidden_size * 8 // 3 // 32) * 32,
+        num_hidden_layers=settings.num_layers,
+        num_attention_heads=settings.heads(),
+        max_position_embeddings=max(2048, settings.seq_length + 1),
+        rope_parameters={"rope_type": "default", "rope_theta": ROPE_THETA},
+        attention_bias=True,
+        tie_word_embeddings=True,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        mot={"num_thoughts": settings.num_thoughts, "thought_token_ids": thought_ids(tokenizer, settings.num_thoughts)},
+    )
+    with torch.random.fork_rng(devices=[]):  # transformers initialises from the global generator
+        torch.manual_seed(settings.seed)
+        model = LlamaForCausalLM(config)
+        for layer in model.model.layers:
+            torch.nn.init.normal_(layer.self_attn.k_proj.bias, std=KEY_BIAS_STD)
+    if thoughts := config.mot["thought_token_ids"]:
+        model.generation_config.suppress_tokens = thoughts  # whoever generates, thought tokens are never generated
+    return model
+
+
+def lay_out(batch: dict[str, Tensor], token_B: Tensor, pad: int) -> dict[str, Tensor]:
+    """Rows [x][k][y] as model inputs and labels. `token_B`: thought token ids, or -1 for a row that carries none.
+
+    A row without a thought has y right behind x and one pad at its end; if no row has one, there is no column for it.
+    Labels (-100: no target) leave out pads, the thought token, and each row's first token.
+    """
+    prompt, completion = batch["prompt"], batch["completion"]
+    has_thought_B1 = (token_B >= 0)[:, None]
+    ids, real = torch.cat([prompt, completion], 1), torch.cat([batch["prompt_mask"], batch["completion_mask"]], 1)
+    labels = torch.where(real.bool(), ids, -100)
+    if has_thought_B1.any():
+        column = torch.ones_like(has_thought_B1, dtype=ids.dtype)
+
+        def insert(plain: Tensor, thought: Tensor, end: int) -> Tensor:
+            with_thought = torch.cat([plain[:, : prompt.shape[1]], thought, plain[:, prompt.shape[1] :]], 1)
+            return torch.where(has_thought_B1, with_thought, torch.cat([plain, end * column], 1))
+
+        ids = insert(ids, token_B.clamp_min(0)[:, None], pad)
+        real = insert(real, column, 0)
+        labels = insert(labels, -100 * column, -100)
+    before_is_pad = torch.cat([torch.zeros_like(real[:, :1]), real[:, :-1]], 1) == 0
+    return {"input_ids": ids, **_positions(real, batch["prompt_mask"])} | {"labels": labels.masked_fill(before_is_pad, -100)}
+
+
+def _positions(real: Tensor, prompt_mask: Tensor) -> dict[str, Tensor]:
+    # Causal attention never looks right, so only pads on the left need a mask; without one attention takes the fast path.
+    if prompt_mask.all():
+        return {}
+    return {"attention_mask": real, "position_ids": (real.cumsum(-1) - 1).clamp_min(0)}
+
+
+def prefill(model: PreTrainedModel, prompt: Tensor, prompt_mask: Tensor, thoughts: list[int]):
+    """Compute prompts [B, P] once: (KV cache, router logits [B, N] at the last prompt position)."""
+    out = model(input_ids=prompt, use_cache=True, logits_to_keep=1, **_positions(prompt_mask, prompt_mask))
+    return out.past_key_values, out.logits[:, -1, thoughts].float()
+
+
+def thought_logprobs(model: PreTrainedModel, batch: dict[str, Tensor], thoughts: list[int], tokens: int = 0) -> tuple[Tensor, Tensor]:
+    """log p(y_t | x, k, y_<t) of every thought [B, N, T], pads 0, and router logits [B, N]. Nats.
+
+    The prompt is computed once and its cache shared by the N continuations. With `tokens` > 0 only the first so many
+    tokens of each continuation are scored (T is then at most `tokens`).
+    """
+    B, P = batch["prompt"].shape
+    N = len(thoughts)
+    cache, router_BN = prefill(model, batch["prompt"], batch["prompt_mask"], thoughts)
+    cache.batch_repeat_interleave(N)
+    targets = batch["completion"][:, : tokens or None]
+    mask = batch["completion_mask"][:, : tokens or None]
+    T = targets.shape[1]
+    thought_column = torch.tensor(thoughts, device=targets.device).repeat(B)[:, None]
+    targets, mask = targets.repeat_interleave(N, 0), mask.repeat_interleave(N, 0)
+    inputs = {"input_ids": torch.cat([thought_column, targets[:, :-1]], 1), "past_key_values": cache, "use_cache": True}
+    length_B = batch["prompt_mask"].sum(1).repeat_interleave(N)
+    inputs["position_ids"] = length_B[:, None] + torch.arange(T, device=targets.device)
+    if not batch["prompt_mask"].all():
+        inputs["attention_mask"] = torch.cat([batch["prompt_mask"].repeat_interleave(N, 0), torch.ones_like(targets)], 1)
+    logits = model(**inputs).logits
+    logp = -F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), reduction="none").view(B, N, T)
+    return logp * mask.view(B, N, T), router_BN
+
+
+def base_logprobs(model: PreTrainedModel, batch: dict[str, Tensor], pad: int) -> Tensor:
+    """log p(y | x) of the trunk, without any thought, summed over y [B]. Nats."""
+    layout = lay_out(batch, torch.full((len(batch["prompt"]),), -1, device=batch["prompt"].device), pad)
+    labels = layout.pop("labels")
+    P = batch["prompt"].shape[1]
+    logits = model(**layout).logits[:, P - 1 : -1]
+    return -F.cross_entropy(logits.transpose(1, 2).float(), labels[:, P:], reduction="none", ignore_index=-100).sum(1)
+
+
+@torch.no_grad()
+def score(model: PreTrainedModel, batch: dict[str, Tensor], thoughts: list[int], pad: int) -> dict[str, Tensor]:
+    """What a batch says of a mixture, each [B]: base, mixture and oracle NLL (nats per token), specialisation, `winner`.
+
+    A model without thoughts is its own mixture.
+    """
+    with evaluating(model):
+        length_B = batch["completion_mask"].sum(1)
+        base_B = base_logprobs(model, batch, pad)
+        result = {"base_nll": -base_B / length_B, "tokens": length_B}
+        if thoughts:
+            logp_BNT, router_BN = thought_logprobs(model, batch, thoughts)
+            logp_BN = logp_BNT.sum(-1)
+            result["mixture_nll"] = mixture_nll(router_BN.log_softmax(-1), logp_BN, length_B)
+            result["oracle_nll"] = oracle_nll(logp_BN, length_B)
+            result["specialisation"] = specialisation(logp_BN)
+            result["winner"] = logp_BN.argmax(-1)
+        else:
+            result["mixture_nll"] = result["oracle_nll"] = result["base_nll"]
+    return result
+
+
+@contextmanager
+def evaluating(model: PreTrainedModel) -> Iterator[None]:
+    """Dropout off inside, the mode as it was after."""
+    training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(training)
+
+
+def load_model(path: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, list[int]]:
+    """(model in eval mode, tokenizer, thought token ids) of a directory or hub id; no ids for a model without thoughts.
+
+    Raises ValueError where there is no such model or it is half-written.
+    """
+    if Path(path).exists() and not (Path(path) / "config.json").is_file():
+        raise ValueError(f"--model {path}: holds no model (no config.json); give the --output_dir of a finished training run")
+    try:
+        model = AutoModelForCausalLM.from_pretrained(path)
+        tokenizer = AutoTokenizer.from_pretrained(path)
+    except (OSError, ValueError, SafetensorError) as e:
+        raise ValueError(f"--model {path}: cannot be loaded ({' '.join(str(e).split())[:160]})") from None
+    tokenizer.padding_side = "left"
+    return model.eval(), tokenizer, getattr(model.config, "mot", {"thought_token_ids": []})["thought_token_ids"]

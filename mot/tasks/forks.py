@@ -1,0 +1,43 @@
+"""forks: 8 items in the prompt, any one of them may be answered, by its chain of five symbols.
+
+    prompt   "kQ3x+Zb7>"      8 distinct items of 64, in random order
+    answer   "Tm2aB"          the chain of any one item: symbol j is map j of the item; five fixed random maps
+
+Eight answers are equally good, so K independent draws find at most 8 (1 - (1 - 1/8)^K) of them: 5.25 of 8 for K = 8.
+"""
+
+import random
+import string
+
+ITEMS = string.ascii_letters + string.digits + "+-"
+ANSWERS = 8  # equally good answers to every prompt
+CHAIN = 5
+_maps = random.Random("forks")
+MAPS = [[_maps.choice(ITEMS) for _ in ITEMS] for _ in range(CHAIN)]
+
+
+def chain(item: str) -> str:
+    """The five symbols of one item."""
+    return "".join(MAPS[j][ITEMS.index(item)] for j in range(CHAIN))
+
+
+ITEM_OF = {chain(item): item for item in ITEMS}
+assert len(ITEM_OF) == len(ITEMS), "two items share a chain"
+
+
+def rows(n: int, seed: int) -> list[tuple[str, str]]:
+    """n pairs (prompt, one of its eight answers, drawn uniformly), the same for the same seed."""
+    rng = random.Random(f"forks {seed}")
+    prompts = ["".join(rng.sample(ITEMS, ANSWERS)) for _ in range(n)]
+    return [(prompt + ">", chain(rng.choice(prompt))) for prompt in prompts]
+
+
+def verify(prompt: str, answer: str) -> str | None:
+    """The item that the answer is the whole chain of, if it stands in the prompt; else None."""
+    item = ITEM_OF.get(answer)
+    return item if item is not None and item in prompt[:-1] else None
+
+
+def independence_ceiling(k: int) -> float:
+    """Most distinct answers, in expectation, that k independent draws can find: uniform draws are the best there are."""
+    return ANSWERS * (1 - (1 - 1 / ANSWERS) ** k)
