@@ -1,7 +1,7 @@
 """Train a mixture of thoughts.
 
-    python train_mot.py --train_file data/shakespeare.txt --vocab_size 100 --hidden_size 128 --num_layers 2
-    python train_mot.py --help
+python train_mot.py --train_file data/shakespeare.txt --vocab_size 100 --hidden_size 128 --num_layers 2
+python train_mot.py --help
 """
 
 from mot import cli

@@ -8,7 +8,14 @@ import shutil
 from pathlib import Path
 
 MARK = "run.json"
-CHECKPOINT_FILES = ("model.safetensors", "config.json", "optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json")
+CHECKPOINT_FILES = (
+    "model.safetensors",
+    "config.json",
+    "optimizer.pt",
+    "scheduler.pt",
+    "rng_state.pth",
+    "trainer_state.json",
+)
 
 
 def claim(output_dir: str, overwrite: bool, resuming: bool, settings: dict) -> str:
@@ -22,15 +29,21 @@ def claim(output_dir: str, overwrite: bool, resuming: bool, settings: dict) -> s
         raise ValueError(f"--output_dir {output_dir}: is a file; give a directory")
     if directory.exists() and any(directory.iterdir()) and not resuming:
         if not (directory / MARK).is_file():
-            raise ValueError(f"--output_dir {output_dir}: holds files that are not a run's; give an empty or a new directory")
+            raise ValueError(
+                f"--output_dir {output_dir}: holds files that are not a run's; give an empty or a new directory"
+            )
         if not overwrite:
-            raise ValueError(f"--output_dir {output_dir}: already holds a run; give another, --overwrite it, or --resume_from one of its checkpoints")
+            raise ValueError(
+                f"--output_dir {output_dir}: already holds a run; give another, --overwrite it, or --resume_from one of its checkpoints"
+            )
         shutil.rmtree(directory)
     try:
         directory.mkdir(parents=True, exist_ok=True)
         (directory / MARK).write_text(json.dumps(settings, indent=1) + "\n")
     except OSError as e:
-        raise ValueError(f"--output_dir {output_dir}: cannot be written ({e.strerror}); give another directory") from None
+        raise ValueError(
+            f"--output_dir {output_dir}: cannot be written ({e.strerror}); give another directory"
+        ) from None
     return output_dir
 
 
@@ -44,5 +57,7 @@ def resumable(path: str) -> str:
         raise ValueError(f"--resume_from {path}: no such directory; give a checkpoint-STEP directory of the run")
     missing = [name for name in CHECKPOINT_FILES if not (directory / name).is_file()]
     if missing:
-        raise ValueError(f"--resume_from {path}: {', '.join(missing)} missing; give a complete checkpoint-STEP directory")
+        raise ValueError(
+            f"--resume_from {path}: {', '.join(missing)} missing; give a complete checkpoint-STEP directory"
+        )
     return path

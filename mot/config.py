@@ -5,6 +5,7 @@ abbreviations), lets a YAML file (`--config`) fill what the flags leave out, and
 """
 
 import argparse
+import contextlib
 import dataclasses
 import difflib
 import sys
@@ -16,7 +17,15 @@ Settings = TypeVar("Settings")
 
 def setting(default, help, unit="", group="run", low=None, high=None, above=None, choices=None):
     """A dataclass field with what a person needs to know about it: help, unit, and the range `[low, high]` or `> above`."""
-    metadata = dict(help=help, unit=unit, group=group, low=low, high=high, above=above, choices=choices)
+    metadata = {
+        "help": help,
+        "unit": unit,
+        "group": group,
+        "low": low,
+        "high": high,
+        "above": above,
+        "choices": choices,
+    }
     return dataclasses.field(default=default, metadata=metadata)
 
 
@@ -25,30 +34,52 @@ class TrainSettings:
     """Everything `train_mot.py` can be told. Names and defaults are those of the user's guide."""
 
     train_file: str | None = setting(None, "text, or .jsonl rows with `prompt` and `completion`", group="data")
-    eval_file: str | None = setting(None, "held-out data of the same kind; else the last 10 %% of train_file", group="data")
+    eval_file: str | None = setting(
+        None, "held-out data of the same kind; else the last 10 %% of train_file", group="data"
+    )
     task: str | None = setting(None, "a built-in task with known answers instead of a file: forks", group="data")
-    vocab_size: int = setting(50257, "below 257: characters; else byte-level BPE trained on the file", "tokens, thoughts apart", "data", low=2)
-    tokenizer: str | None = setting(None, "an existing tokenizer (path or hub id) instead of one trained on the file", group="data")
+    vocab_size: int = setting(
+        50257, "below 257: characters; else byte-level BPE trained on the file", "tokens, thoughts apart", "data", low=2
+    )
+    tokenizer: str | None = setting(
+        None, "an existing tokenizer (path or hub id) instead of one trained on the file", group="data"
+    )
     seq_length: int = setting(256, "length of a text window; the most a row may have", "tokens", "data", low=2)
     num_workers: int = setting(0, "processes that prepare batches", group="data", low=0)
 
     hidden_size: int = setting(768, "width of the model", group="model", low=2)
     num_layers: int = setting(12, "depth of the model", group="model", low=1)
-    num_heads: int | None = setting(None, "attention heads; derived: heads of 64, below hidden size 512 of 32", group="model", low=1)
+    num_heads: int | None = setting(
+        None, "attention heads; derived: heads of 64, below hidden size 512 of 32", group="model", low=1
+    )
     num_thoughts: int = setting(8, "N; 1 is a plain language model", group="model", low=1, high=1024)
 
     diversity_weight: float = setting(0.1, "weight of the divergence between thoughts", group="thoughts", low=0)
-    entropy_weight: float = setting(0.05, "weight of the entropy of the router's mean probabilities", group="thoughts", low=0)
+    entropy_weight: float = setting(
+        0.05, "weight of the entropy of the router's mean probabilities", group="thoughts", low=0
+    )
     router_weight: float = setting(0.1, "weight of the router's cross-entropy", group="thoughts", low=0)
-    thought_dropout: float = setting(0.1, "share of rows that carry no thought token and keep the trunk a language model", group="thoughts", low=0, high=1)
-    estep_tokens: int = setting(64, "a thought is judged by the first so many tokens of a continuation; 0: by all", "tokens", "thoughts", low=0)
+    thought_dropout: float = setting(
+        0.1,
+        "share of rows that carry no thought token and keep the trunk a language model",
+        group="thoughts",
+        low=0,
+        high=1,
+    )
+    estep_tokens: int = setting(
+        64, "a thought is judged by the first so many tokens of a continuation; 0: by all", "tokens", "thoughts", low=0
+    )
 
     batch_size: int = setting(32, "rows per forward pass", "rows", "training", low=1)
     gradient_accumulation_steps: int = setting(1, "forward passes per update", group="training", low=1)
     num_epochs: float = setting(10, "passes over the data", "epochs", "training", above=0)
     max_steps: int | None = setting(None, "updates; overrides num_epochs", "steps", "training", low=1)
-    learning_rate: float | None = setting(None, "peak; derived: 0.384 / hidden_size, at most 2e-3", group="training", above=0)
-    warmup_ratio: float = setting(0.1, "share of the steps in which the learning rate rises; then cosine to 5 %%", group="training", low=0, high=1)
+    learning_rate: float | None = setting(
+        None, "peak; derived: 0.384 / hidden_size, at most 2e-3", group="training", above=0
+    )
+    warmup_ratio: float = setting(
+        0.1, "share of the steps in which the learning rate rises; then cosine to 5 %%", group="training", low=0, high=1
+    )
     weight_decay: float = setting(0.1, "AdamW, on matrices", group="training", low=0)
     fp16: bool = setting(False, "mixed precision with loss scaling (GPU)", group="training")
     bf16: bool = setting(False, "mixed precision in bfloat16 (GPU or CPU)", group="training")
@@ -56,7 +87,9 @@ class TrainSettings:
 
     output_dir: str | None = setting(None, "where everything is written; default outputs/RUN_NAME")
     run_name: str | None = setting(None, "default: data, thoughts and seed")
-    seed: int = setting(42, "initial weights, order of the data, branch points, choices of the E-step", low=0, high=2**32 - 1)
+    seed: int = setting(
+        42, "initial weights, order of the data, branch points, choices of the E-step", low=0, high=2**32 - 1
+    )
     save_every: int | None = setting(None, "checkpoint interval; default: none but the final model", "steps", low=1)
     eval_every: int | None = setting(None, "evaluation interval; default: a tenth of the run", "steps", low=1)
     eval_rows: int = setting(256, "held-out rows used by each evaluation, evenly spaced; 0: all", "rows", low=0)
@@ -70,7 +103,9 @@ class TrainSettings:
         check_ranges(self)
         if (self.train_file is None) == (self.task is None):
             both = "both are" if self.task else "neither is"
-            raise ValueError(f"--train_file or --task: {both} given; give exactly one, e.g. --train_file data.txt or --task forks")
+            raise ValueError(
+                f"--train_file or --task: {both} given; give exactly one, e.g. --train_file data.txt or --task forks"
+            )
         if self.task and self.task not in TASKS:
             raise ValueError(f"--task {self.task}: unknown; there is {', '.join(TASKS)}")
         if self.eval_file and self.task:
@@ -78,7 +113,9 @@ class TrainSettings:
         if self.fp16 and self.bf16:
             raise ValueError("--fp16 and --bf16: give one of them")
         if self.hidden_size % self.heads():
-            raise ValueError(f"--hidden_size {self.hidden_size}: not divisible by --num_heads {self.heads()}; change one of them")
+            raise ValueError(
+                f"--hidden_size {self.hidden_size}: not divisible by --num_heads {self.heads()}; change one of them"
+            )
         if self.hidden_size // self.heads() % 2:
             raise ValueError(
                 f"--hidden_size {self.hidden_size}: {self.heads()} heads of {self.hidden_size // self.heads()} are odd-sized, "
@@ -90,7 +127,11 @@ class TrainSettings:
         if self.num_heads is not None:
             return self.num_heads
         target = 64 if self.hidden_size >= 512 else 32
-        fitting = [h for h in range(1, self.hidden_size + 1) if self.hidden_size % h == 0 and self.hidden_size // h >= min(target, self.hidden_size)]
+        fitting = [
+            h
+            for h in range(1, self.hidden_size + 1)
+            if self.hidden_size % h == 0 and self.hidden_size // h >= min(target, self.hidden_size)
+        ]
         return max(fitting)
 
     def peak_learning_rate(self) -> float:
@@ -113,11 +154,18 @@ class ThinkSettings:
 
     model: str | None = setting(None, "a directory that train_mot.py wrote", group="thinking")
     prompt: str | None = setting(None, "text to think from", group="thinking")
-    num_thoughts: int | None = setting(None, "K; default: every thought of the model", group="thinking", low=1, high=1024)
+    num_thoughts: int | None = setting(
+        None, "K; default: every thought of the model", group="thinking", low=1, high=1024
+    )
     max_new_tokens: int = setting(120, "longest continuation", "tokens", "thinking", low=1)
     temperature: float = setting(0.7, "0 is greedy inside each thought", group="thinking", low=0)
     top_p: float = setting(1.0, "nucleus sampling inside each thought", group="thinking", above=0, high=1)
-    creativity: float = setting(1.0, "which thoughts, if fewer than the model has: 0 the most probable, 1 by the router, large any", group="thinking", low=0)
+    creativity: float = setting(
+        1.0,
+        "which thoughts, if fewer than the model has: 0 the most probable, 1 by the router, large any",
+        group="thinking",
+        low=0,
+    )
     seed: int = setting(0, "same seed, same texts", group="thinking", low=0)
     json: bool = setting(False, "print one JSON object per thought instead of columns", group="thinking")
 
@@ -133,9 +181,15 @@ def check_ranges(settings) -> None:
         value, m = getattr(settings, f.name), f.metadata
         if value is None:
             continue
-        bounds = [f">= {m['low']}"] * (m["low"] is not None) + [f"> {m['above']}"] * (m["above"] is not None) + [f"<= {m['high']}"] * (m["high"] is not None)
+        bounds = (
+            [f">= {m['low']}"] * (m["low"] is not None)
+            + [f"> {m['above']}"] * (m["above"] is not None)
+            + [f"<= {m['high']}"] * (m["high"] is not None)
+        )
         inside = (
-            (m["low"] is None or value >= m["low"]) and (m["above"] is None or value > m["above"]) and (m["high"] is None or value <= m["high"])
+            (m["low"] is None or value >= m["low"])
+            and (m["above"] is None or value > m["above"])
+            and (m["high"] is None or value <= m["high"])
         )  # NaN fails every comparison, so it is refused wherever a bound stands
         if not inside:
             raise ValueError(f"--{f.name} {value}: must be {' and '.join(bounds)}")
@@ -167,11 +221,17 @@ def parse(cls: type[Settings], argv: list[str] | None, prog: str, description: s
     fields = {f.name: f for f in dataclasses.fields(cls)}
     for f in fields.values():
         group = groups.setdefault(f.metadata["group"], parser.add_argument_group(f.metadata["group"]))
-        default = "" if f.default is None or f.default is False else f" [{f.default}{' ' + f.metadata['unit'] if f.metadata['unit'] else ''}]"
+        default = (
+            ""
+            if f.default is None or f.default is False
+            else f" [{f.default}{' ' + f.metadata['unit'] if f.metadata['unit'] else ''}]"
+        )
         if _type(f) is bool:
             group.add_argument(f"--{f.name}", action=argparse.BooleanOptionalAction, help=f.metadata["help"])
         else:
-            group.add_argument(f"--{f.name}", type=_type(f), metavar=_type(f).__name__.upper(), help=f.metadata["help"] + default)
+            group.add_argument(
+                f"--{f.name}", type=_type(f), metavar=_type(f).__name__.upper(), help=f.metadata["help"] + default
+            )
     parser.add_argument("--config", metavar="FILE.yaml", help="settings from a file, by these names; flags win over it")
     flags = vars(parser.parse_args(argv))
     path = flags.pop("config", None)
@@ -181,7 +241,11 @@ def parse(cls: type[Settings], argv: list[str] | None, prog: str, description: s
 
 
 def _type(f: dataclasses.Field) -> type:
-    return next(t for t in (bool, int, float, str) if t.__name__ in str(f.type if isinstance(f.type, str) else getattr(f.type, "__name__", f.type)))
+    return next(
+        t
+        for t in (bool, int, float, str)
+        if t.__name__ in str(f.type if isinstance(f.type, str) else getattr(f.type, "__name__", f.type))
+    )
 
 
 def _read_yaml(path: str, fields: dict) -> dict:
@@ -197,13 +261,13 @@ def _read_yaml(path: str, fields: dict) -> dict:
     for name, value in values.items():
         if name not in fields:
             close = difflib.get_close_matches(str(name), fields, n=1)
-            raise ValueError(f"--config {path}: unknown name {name!r}" + (f"; did you mean {close[0]}?" if close else ""))
+            raise ValueError(
+                f"--config {path}: unknown name {name!r}" + (f"; did you mean {close[0]}?" if close else "")
+            )
         kind = _type(fields[name])
         if kind is float and isinstance(value, str | int) and not isinstance(value, bool):
-            try:
+            with contextlib.suppress(ValueError):
                 values[name] = value = float(value)  # YAML 1.1 reads 1e-3 as a string
-            except ValueError:
-                pass
         if value is not None and (not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool)):
             raise ValueError(f"--config {path}: {name}: {value!r} is not {kind.__name__}")
     return values

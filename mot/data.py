@@ -96,7 +96,10 @@ def _load_text(settings: TrainSettings) -> Data:
         train_text, eval_text = text[:cut], text[cut:]
     tokenizer, notes = _tokenizer(settings, [text])
     parts = []
-    for part, name in ((train_text, "train_file" if settings.eval_file else "train_file (first 90 %)"), (eval_text, "eval_file" if settings.eval_file else "train_file (last 10 %, held out)")):
+    for part, name in (
+        (train_text, "train_file" if settings.eval_file else "train_file (first 90 %)"),
+        (eval_text, "eval_file" if settings.eval_file else "train_file (last 10 %, held out)"),
+    ):
         ids = torch.tensor(encode(tokenizer, part))
         if len(ids) < settings.seq_length:
             raise ValueError(
@@ -110,7 +113,7 @@ def _load_rows(settings: TrainSettings, train: Pairs, held_out: Pairs) -> Data:
     tokenizer, notes = _tokenizer(settings, [text for row in train + held_out for text in row])
     parts = []
     for part in (train, held_out):
-        pairs = [(encode_prompt(tokenizer, p), encode(tokenizer, c) + [tokenizer.eos_token_id]) for p, c in part]
+        pairs = [(encode_prompt(tokenizer, p), [*encode(tokenizer, c), tokenizer.eos_token_id]) for p, c in part]
         longest = max(range(len(pairs)), key=lambda i: len(pairs[i][0]))
         if len(pairs[longest][0]) >= settings.seq_length:
             raise ValueError(
@@ -153,7 +156,9 @@ def read_text(path: str, flag: str) -> str:
     try:
         return data.decode("utf-8")
     except UnicodeDecodeError as e:
-        raise ValueError(f"{flag} {path}: is not UTF-8 (byte {e.start}); convert it, e.g. iconv -f latin1 -t utf-8") from None
+        raise ValueError(
+            f"{flag} {path}: is not UTF-8 (byte {e.start}); convert it, e.g. iconv -f latin1 -t utf-8"
+        ) from None
 
 
 def read_rows(path: str, flag: str) -> Pairs:
@@ -168,7 +173,9 @@ def read_rows(path: str, flag: str) -> Pairs:
             raise ValueError(f"{flag} {path}: line {number} is not JSON ({e.msg}); mend or remove it") from None
         for key in ("prompt", "completion"):
             if not isinstance(row, dict) or not isinstance(row.get(key), str):
-                raise ValueError(f'{flag} {path}: line {number} has no text `{key}`; every row needs {{"prompt": "...", "completion": "..."}}')
+                raise ValueError(
+                    f'{flag} {path}: line {number} has no text `{key}`; every row needs {{"prompt": "...", "completion": "..."}}'
+                )
         if not row["completion"]:
             raise ValueError(f"{flag} {path}: line {number} has an empty `completion`; mend or remove it")
         rows.append((row["prompt"], row["completion"]))
@@ -196,4 +203,9 @@ def branch(batch: dict[str, Tensor], point: int) -> dict[str, Tensor]:
     if "window" not in batch:
         return batch
     prompt, completion = batch["window"][:, :point], batch["window"][:, point:]
-    return {"prompt": prompt, "prompt_mask": torch.ones_like(prompt), "completion": completion, "completion_mask": torch.ones_like(completion)}
+    return {
+        "prompt": prompt,
+        "prompt_mask": torch.ones_like(prompt),
+        "completion": completion,
+        "completion_mask": torch.ones_like(completion),
+    }

@@ -1,6 +1,6 @@
 """Do K thoughts find K answers? Measured on a task's held-out prompts, greedily inside each thought.
 
-    found = find_answers(mixture, "forks")      # found.distinct of found.answers, found.validity
+found = find_answers(mixture, "forks")      # found.distinct of found.answers, found.validity
 """
 
 from dataclasses import dataclass
@@ -28,7 +28,14 @@ class Found:
         )
 
 
-def find_answers(mixture: MixtureOfThoughts, task: str, k: int | None = None, temperature: float = 0.0, seed: int = 0, prompts: int = 512) -> Found:
+def find_answers(
+    mixture: MixtureOfThoughts,
+    task: str,
+    k: int | None = None,
+    temperature: float = 0.0,
+    seed: int = 0,
+    prompts: int = 512,
+) -> Found:
     """Think k ways (default: every thought once) about each of `prompts` held-out prompts and verify every answer."""
     module, k = tasks.load(task), k or mixture.num_thoughts
     held_out = [prompt for prompt, _ in tasks.held_out(task)][:prompts]
@@ -36,9 +43,19 @@ def find_answers(mixture: MixtureOfThoughts, task: str, k: int | None = None, te
     samples = []
     for i in range(0, len(held_out), 64):
         part = held_out[i : i + 64]
-        for prompt, thoughts in zip(part, mixture.think_batch(part, k, longest, temperature, creativity=0, seed=seed), strict=True):
+        for prompt, thoughts in zip(
+            part, mixture.think_batch(part, k, longest, temperature, creativity=0, seed=seed), strict=True
+        ):
             samples.append((prompt, thoughts, [module.verify(prompt, t.text) for t in thoughts]))
     verified = [answers for _, _, answers in samples]
     valid = sum(answer is not None for answers in verified for answer in answers)
     distinct = sum(len(set(answers) - {None}) for answers in verified)
-    return Found(k, len(samples), valid / (k * len(samples)), distinct / len(samples), module.ANSWERS, module.independence_ceiling(k), samples)
+    return Found(
+        k,
+        len(samples),
+        valid / (k * len(samples)),
+        distinct / len(samples),
+        module.ANSWERS,
+        module.independence_ceiling(k),
+        samples,
+    )

@@ -16,7 +16,14 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 from torch.nn import functional as F
-from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from mot.config import TrainSettings
 from mot.thoughts import mixture_nll, oracle_nll, specialisation
@@ -79,7 +86,9 @@ def lay_out(batch: dict[str, Tensor], token_B: Tensor, pad: int) -> dict[str, Te
         real = insert(real, column, 0)
         labels = insert(labels, -100 * column, -100)
     before_is_pad = torch.cat([torch.zeros_like(real[:, :1]), real[:, :-1]], 1) == 0
-    return {"input_ids": ids, **_positions(real, batch["prompt_mask"])} | {"labels": labels.masked_fill(before_is_pad, -100)}
+    return {"input_ids": ids, **_positions(real, batch["prompt_mask"])} | {
+        "labels": labels.masked_fill(before_is_pad, -100)
+    }
 
 
 def _positions(real: Tensor, prompt_mask: Tensor) -> dict[str, Tensor]:
@@ -95,13 +104,15 @@ def prefill(model: PreTrainedModel, prompt: Tensor, prompt_mask: Tensor, thought
     return out.past_key_values, out.logits[:, -1, thoughts].float()
 
 
-def thought_logprobs(model: PreTrainedModel, batch: dict[str, Tensor], thoughts: list[int], tokens: int = 0) -> tuple[Tensor, Tensor]:
+def thought_logprobs(
+    model: PreTrainedModel, batch: dict[str, Tensor], thoughts: list[int], tokens: int = 0
+) -> tuple[Tensor, Tensor]:
     """log p(y_t | x, k, y_<t) of every thought [B, N, T], pads 0, and router logits [B, N]. Nats.
 
     The prompt is computed once and its cache shared by the N continuations. With `tokens` > 0 only the first so many
     tokens of each continuation are scored (T is then at most `tokens`).
     """
-    B, P = batch["prompt"].shape
+    B, _P = batch["prompt"].shape
     N = len(thoughts)
     cache, router_BN = prefill(model, batch["prompt"], batch["prompt_mask"], thoughts)
     cache.batch_repeat_interleave(N)
@@ -114,7 +125,9 @@ def thought_logprobs(model: PreTrainedModel, batch: dict[str, Tensor], thoughts:
     length_B = batch["prompt_mask"].sum(1).repeat_interleave(N)
     inputs["position_ids"] = length_B[:, None] + torch.arange(T, device=targets.device)
     if not batch["prompt_mask"].all():
-        inputs["attention_mask"] = torch.cat([batch["prompt_mask"].repeat_interleave(N, 0), torch.ones_like(targets)], 1)
+        inputs["attention_mask"] = torch.cat(
+            [batch["prompt_mask"].repeat_interleave(N, 0), torch.ones_like(targets)], 1
+        )
     logits = model(**inputs).logits
     logp = -F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), reduction="none").view(B, N, T)
     return logp * mask.view(B, N, T), router_BN
@@ -168,7 +181,9 @@ def load_model(path: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, lis
     Raises ValueError where there is no such model or it is half-written.
     """
     if Path(path).exists() and not (Path(path) / "config.json").is_file():
-        raise ValueError(f"--model {path}: holds no model (no config.json); give the --output_dir of a finished training run")
+        raise ValueError(
+            f"--model {path}: holds no model (no config.json); give the --output_dir of a finished training run"
+        )
     try:
         model = AutoModelForCausalLM.from_pretrained(path)
         tokenizer = AutoTokenizer.from_pretrained(path)

@@ -5,8 +5,14 @@ from pathlib import Path
 from mot.tracking import METRICS, read_metrics
 
 PANELS = (
-    ("held-out NLL, nats per token", {"eval_base_nll": "base (no thought)", "eval_mixture_nll": "mixture", "eval_oracle_nll": "oracle"}),
-    ("training losses, nats", {"lm_loss": "lm", "router_loss": "router", "diversity": "diversity (JSD)", "entropy": "usage entropy"}),
+    (
+        "held-out NLL, nats per token",
+        {"eval_base_nll": "base (no thought)", "eval_mixture_nll": "mixture", "eval_oracle_nll": "oracle"},
+    ),
+    (
+        "training losses, nats",
+        {"lm_loss": "lm", "router_loss": "router", "diversity": "diversity (JSD)", "entropy": "usage entropy"},
+    ),
     ("effective thoughts", {"effective_thoughts": "E-step", "eval_effective_thoughts": "held out"}),
     ("tokens per second", {"tokens_per_second": "training"}),
 )
@@ -66,5 +72,12 @@ def side_by_side(thoughts, verdicts: list[str] | None = None):
     panels = []
     for i, t in enumerate(thoughts):
         footer = verdicts[i] if verdicts else f"{t.mean_logprob:.2f} nats/token"
-        panels.append(Panel(Text(t.text.strip("\n")), title=f"thought {t.index}  p {t.probability:.2f}", subtitle=footer, width=width))
+        panels.append(
+            Panel(
+                Text(t.text.strip("\n")),
+                title=f"thought {t.index}  p {t.probability:.2f}",
+                subtitle=footer,
+                width=width,
+            )
+        )
     return Columns(panels)

@@ -78,7 +78,9 @@ class MixtureOfThoughts:
         `temperature` >= 0 (0 is greedy), `top_p`, `top_k`, `min_p` act inside each thought, as in transformers; 0 turns
         top_k and min_p off. Raises ValueError for numbers outside these ranges.
         """
-        return self.think_batch([prompt], num_thoughts, max_new_tokens, temperature, top_p, top_k, min_p, creativity, seed)[0]
+        return self.think_batch(
+            [prompt], num_thoughts, max_new_tokens, temperature, top_p, top_k, min_p, creativity, seed
+        )[0]
 
     @torch.no_grad()
     def think_batch(
@@ -97,7 +99,12 @@ class MixtureOfThoughts:
         N, K = self.num_thoughts, num_thoughts or self.num_thoughts
         for name, value, inside, way_out in (
             ("num_thoughts", K, K >= 1, "give 1 or more"),
-            ("num_thoughts", K, K <= N or temperature > 0, f"the model has {N} and greedy repeats are copies; give at most {N}, or temperature > 0"),
+            (
+                "num_thoughts",
+                K,
+                K <= N or temperature > 0,
+                f"the model has {N} and greedy repeats are copies; give at most {N}, or temperature > 0",
+            ),
             ("max_new_tokens", max_new_tokens, max_new_tokens >= 1, "give 1 or more"),
             ("temperature", temperature, 0 <= temperature < float("inf"), "give 0 (greedy) or more"),
             ("top_p", top_p, 0 < top_p <= 1, "give more than 0 and at most 1"),
@@ -115,13 +122,17 @@ class MixtureOfThoughts:
             chosen = choose_thoughts(router_BN[b], K, creativity, _generator(seed, prompt, "router")).tolist()
             chosen.sort(key=lambda k: -probability_BN[b, k].item())
             copies = [chosen[:i].count(k) for i, k in enumerate(chosen)]
-            generators += [_generator(seed, prompt, f"thought {k} copy {c}") for k, c in zip(chosen, copies, strict=True)]
+            generators += [
+                _generator(seed, prompt, f"thought {k} copy {c}") for k, c in zip(chosen, copies, strict=True)
+            ]
             chosen_BK.append(chosen)
 
         cache.batch_repeat_interleave(K)
         prompt_ids, mask = (batch[name].repeat_interleave(K, 0) for name in ("prompt", "prompt_mask"))
         if self.thoughts:
-            column = torch.tensor([[self.thoughts[k]] for chosen in chosen_BK for k in chosen], device=prompt_ids.device)
+            column = torch.tensor(
+                [[self.thoughts[k]] for chosen in chosen_BK for k in chosen], device=prompt_ids.device
+            )
             prompt_ids, mask = torch.cat([prompt_ids, column], 1), torch.cat([mask, torch.ones_like(column)], 1)
         else:
             # generate wants a token that the cache lacks; without thoughts that is the prompt's own last one
@@ -130,23 +141,35 @@ class MixtureOfThoughts:
         warpers: list[LogitsProcessor] = [record]
         if temperature > 0:
             warpers += [TemperatureLogitsWarper(float(temperature))]
-            warpers += [TopKLogitsWarper(top_k)] * (top_k > 0) + [TopPLogitsWarper(top_p)] * (top_p < 1) + [MinPLogitsWarper(min_p)] * (min_p > 0)
+            warpers += (
+                [TopKLogitsWarper(top_k)] * (top_k > 0)
+                + [TopPLogitsWarper(top_p)] * (top_p < 1)
+                + [MinPLogitsWarper(min_p)] * (min_p > 0)
+            )
             warpers += [_Draw(generators)]
         config = GenerationConfig(
             max_new_tokens=max_new_tokens,
             do_sample=False,  # the draw is ours: argmax after _Draw
             suppress_tokens=self.thoughts or None,
             eos_token_id=self.tokenizer.eos_token_id,
-            pad_token_id=self.tokenizer.pad_token_id if self.tokenizer.pad_token_id is not None else self.tokenizer.eos_token_id,
+            pad_token_id=self.tokenizer.pad_token_id
+            if self.tokenizer.pad_token_id is not None
+            else self.tokenizer.eos_token_id,
         )
         out = self.model.generate(
-            prompt_ids, attention_mask=mask, past_key_values=cache, generation_config=config, logits_processor=LogitsProcessorList(warpers)
+            prompt_ids,
+            attention_mask=mask,
+            past_key_values=cache,
+            generation_config=config,
+            logits_processor=LogitsProcessorList(warpers),
         )
         new, logp = out[:, prompt_ids.shape[1] :].tolist(), record.finish(out).tolist()
         rows = [self._thought(i, new[i], logp[i], chosen_BK, probability_BN) for i in range(len(new))]
         return [rows[b * K : (b + 1) * K] for b in range(len(prompts))]
 
-    def _thought(self, i: int, token_ids: list[int], logp: list[float], chosen_BK: list[list[int]], probability_BN: Tensor) -> Thought:
+    def _thought(
+        self, i: int, token_ids: list[int], logp: list[float], chosen_BK: list[list[int]], probability_BN: Tensor
+    ) -> Thought:
         b, j = divmod(i, len(chosen_BK[0]))
         k = chosen_BK[b][j]
         end = self.tokenizer.eos_token_id
@@ -166,7 +189,9 @@ class MixtureOfThoughts:
         if not ids:
             raise ValueError("completion: is empty; give the text to score")
         batch = collate_rows([(encode_prompt(self.tokenizer, prompt), ids)], pad=self._pad())
-        scores = score(self.model, {name: t.to(self.model.device) for name, t in batch.items()}, self.thoughts, self._pad())
+        scores = score(
+            self.model, {name: t.to(self.model.device) for name, t in batch.items()}, self.thoughts, self._pad()
+        )
         return {name: scores[f"{name}_nll"].item() for name in ("base", "mixture", "oracle")}
 
     def _pad(self) -> int:

@@ -1,7 +1,7 @@
 """Tokenizers with thought tokens: characters, byte-level BPE, or one that exists already.
 
-    tokenizer = build_tokenizer(text, vocab_size=100, num_thoughts=8)     # characters, because 100 < 257
-    thought_ids(tokenizer, 8)                                             # [66, 67, ...]
+tokenizer = build_tokenizer(text, vocab_size=100, num_thoughts=8)     # characters, because 100 < 257
+thought_ids(tokenizer, 8)                                             # [66, 67, ...]
 """
 
 from collections.abc import Iterable
@@ -38,10 +38,19 @@ def build_tokenizer(texts: Iterable[str], vocab_size: int, num_thoughts: int) ->
         engine.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
         engine.decoder = decoders.ByteLevel()
         alphabet = pre_tokenizers.ByteLevel.alphabet()
-        engine.train_from_iterator(texts, trainers.BpeTrainer(vocab_size=vocab_size, min_frequency=2, initial_alphabet=alphabet, show_progress=False))
+        engine.train_from_iterator(
+            texts,
+            trainers.BpeTrainer(vocab_size=vocab_size, min_frequency=2, initial_alphabet=alphabet, show_progress=False),
+        )
     unknown = {"unk_token": UNKNOWN} if vocab_size < SMALLEST_BPE else {}
     tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=engine, eos_token=END, bos_token=END, pad_token=PAD, padding_side="left", clean_up_tokenization_spaces=False, **unknown
+        tokenizer_object=engine,
+        eos_token=END,
+        bos_token=END,
+        pad_token=PAD,
+        padding_side="left",
+        clean_up_tokenization_spaces=False,
+        **unknown,
     )
     return add_thoughts(tokenizer, num_thoughts)
 
@@ -51,7 +60,9 @@ def load_tokenizer(name: str, num_thoughts: int) -> PreTrainedTokenizerBase:
     try:
         tokenizer = AutoTokenizer.from_pretrained(name)
     except (OSError, ValueError) as e:
-        raise ValueError(f"--tokenizer {name}: cannot be loaded ({' '.join(str(e).split())[:120]}); give a directory or a hub id") from None
+        raise ValueError(
+            f"--tokenizer {name}: cannot be loaded ({' '.join(str(e).split())[:120]}); give a directory or a hub id"
+        ) from None
     if tokenizer.eos_token is None:
         tokenizer.add_special_tokens({"eos_token": END})
     if tokenizer.pad_token is None:
@@ -81,5 +92,7 @@ def encode(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     ids = tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
     if tokenizer.unk_token == UNKNOWN and tokenizer.unk_token_id in ids:
         known = tokenizer.get_vocab()
-        raise ValueError(f"text has the character {next(c for c in text if c not in known)!r}, which the model has never seen; leave it out")
+        raise ValueError(
+            f"text has the character {next(c for c in text if c not in known)!r}, which the model has never seen; leave it out"
+        )
     return ids

@@ -8,7 +8,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from transformers import TrainerCallback
 
 METRICS = "metrics.jsonl"
-SHOWN = {"lm_loss": "lm", "diversity": "jsd", "effective_thoughts": "used", "eval_base_nll": "base", "eval_mixture_nll": "mixture"}
+SHOWN = {
+    "lm_loss": "lm",
+    "diversity": "jsd",
+    "effective_thoughts": "used",
+    "eval_base_nll": "base",
+    "eval_mixture_nll": "mixture",
+}
 
 
 class RunLog(TrainerCallback):
@@ -54,7 +60,9 @@ class RunLog(TrainerCallback):
         numbers += [f"{self.numbers['tokens_per_second']:,.0f} tokens/s"] * ("tokens_per_second" in self.numbers)
         self.bar.update(self.task, numbers="  ".join(numbers))
         if any(name.startswith("eval_") for name in logs) and not self.console.is_terminal:
-            self.console.print(f"step {state.global_step}/{state.max_steps}  " + "  ".join(numbers), highlight=False, soft_wrap=True)
+            self.console.print(
+                f"step {state.global_step}/{state.max_steps}  " + "  ".join(numbers), highlight=False, soft_wrap=True
+            )
 
     def close(self) -> None:
         """Leave the terminal as it was."""

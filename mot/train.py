@@ -11,7 +11,6 @@ resumed run draws what the uninterrupted one would have drawn. Shapes: see mot/t
 import math
 import time
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -28,9 +27,15 @@ from mot.thoughts import diversity, effective_thoughts, responsibilities, router
 from mot.tokenizer import thought_ids
 from mot.tracking import RunLog
 
-TEMPERATURE = (1.0, 0.05)  # tau of the responsibilities, nats per token: first .. last, geometric over ANNEAL of the steps
+TEMPERATURE = (
+    1.0,
+    0.05,
+)  # tau of the responsibilities, nats per token: first .. last, geometric over ANNEAL of the steps
 ANNEAL = 0.6
-DIVERSITY_SHARE, DIVERSITY_THOUGHTS = 1 / 8, 4  # the JSD is taken on this share of the rows, between the winner and 3 others
+DIVERSITY_SHARE, DIVERSITY_THOUGHTS = (
+    1 / 8,
+    4,
+)  # the JSD is taken on this share of the rows, between the winner and 3 others
 DIVERSITY_CAP = 0.5  # of log M: beyond it, difference is not rewarded
 
 
@@ -53,13 +58,18 @@ def train(settings: TrainSettings) -> Result | None:
     if settings.use_wandb:
         _require_wandb()
     resume_from = resumable(settings.resume_from) if settings.resume_from else None
-    data = load_data(settings, (tasks.training(settings.task, settings.seed), tasks.held_out(settings.task)) if settings.task else None)
+    data = load_data(
+        settings,
+        (tasks.training(settings.task, settings.seed), tasks.held_out(settings.task)) if settings.task else None,
+    )
     steps = total_steps(settings, data)
     if settings.dry_run:
         print("\n".join(dry_run(settings, data, steps)))
         return None
 
-    output_dir = claim(settings.output(), overwrite=settings.overwrite, resuming=resume_from is not None, settings=asdict(settings))
+    output_dir = claim(
+        settings.output(), overwrite=settings.overwrite, resuming=resume_from is not None, settings=asdict(settings)
+    )
     model = build_model(settings, data.tokenizer)
     log = RunLog(output_dir, steps, title=settings.name())
     trainer = MixtureTrainer(settings, data, model, steps, output_dir, callbacks=[log])
@@ -89,9 +99,17 @@ def dry_run(settings: TrainSettings, data: Data, steps: int) -> list[str]:
     state = 16 * parameters
     bytes_per_value = 2 if settings.fp16 or settings.bf16 else 4
     extra = 1 + DIVERSITY_SHARE * (min(DIVERSITY_THOUGHTS, settings.num_thoughts) - 1) * (settings.num_thoughts > 1)
-    activations = bytes_per_value * settings.batch_size * extra * mean_length * (17 * settings.hidden_size * settings.num_layers + 3 * len(data.tokenizer))
+    activations = (
+        bytes_per_value
+        * settings.batch_size
+        * extra
+        * mean_length
+        * (17 * settings.hidden_size * settings.num_layers + 3 * len(data.tokenizer))
+    )
     scored = min(settings.estep_tokens or settings.seq_length, mean_length)
-    estep = 4 * settings.batch_size * settings.num_thoughts * (settings.num_thoughts > 1) * scored * 2 * len(data.tokenizer)
+    estep = (
+        4 * settings.batch_size * settings.num_thoughts * (settings.num_thoughts > 1) * scored * 2 * len(data.tokenizer)
+    )
     return [
         *data.notes,
         f"parameters  {parameters:,}",
@@ -126,7 +144,9 @@ class MixtureTrainer(Trainer):
 
     # E-step ---------------------------------------------------------------------------------------------------------
 
-    def get_batch_samples(self, epoch_iterator, num_batches: int, device: torch.device) -> tuple[list[dict[str, Tensor]], None]:
+    def get_batch_samples(
+        self, epoch_iterator, num_batches: int, device: torch.device
+    ) -> tuple[list[dict[str, Tensor]], None]:
         """The micro-batches of one optimizer step, branched and with a thought for every row."""
         raw, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
         g = torch.Generator().manual_seed(self.settings.seed * 1_000_003 + self.state.global_step)
@@ -168,13 +188,22 @@ class MixtureTrainer(Trainer):
                 others_BM[rows] = ids[chance[rows].topk(M - 1).indices]
             self._count(usage=torch.bincount(winner, minlength=N).double())
         totals = {
-            "target_tokens": sum(int(b["prompt_mask"].sum() + b["completion_mask"].sum()) - n for b, n in zip(batches, sizes, strict=True)),
+            "target_tokens": sum(
+                int(b["prompt_mask"].sum() + b["completion_mask"].sum()) - n
+                for b, n in zip(batches, sizes, strict=True)
+            ),
             "carrying": max(1, int(carries.sum())),
             "compared": max(1, int((others_BM[:, :1] >= 0).sum())),
         }
         parts = zip(batches, token_B.split(sizes), q_BN.split(sizes), others_BM.split(sizes), strict=True)
         for b, token, q, others in parts:
-            b |= {"thought": token.to(device), "q": q.to(device), "others": others.to(device), "usage": router_mean_N.to(device), "totals": totals}
+            b |= {
+                "thought": token.to(device),
+                "q": q.to(device),
+                "others": others.to(device),
+                "usage": router_mean_N.to(device),
+                "totals": totals,
+            }
         self._count(tokens=totals["target_tokens"] + B)
 
     def temperature(self) -> float:
@@ -239,7 +268,10 @@ class MixtureTrainer(Trainer):
             logs |= {name: float(value) / steps for name, value in self._sums.items()}
             logs["tokens_per_second"] = self._tokens / (time.perf_counter() - self._since)
             if self._usage.sum():
-                logs |= {"effective_thoughts": effective_thoughts(self._usage).item(), "temperature": self.temperature()}
+                logs |= {
+                    "effective_thoughts": effective_thoughts(self._usage).item(),
+                    "temperature": self.temperature(),
+                }
             self._reset_window()
         super().log(logs, start_time)
 
@@ -255,7 +287,10 @@ class MixtureTrainer(Trainer):
                 parts.append(score(self.model, batch, self.thoughts, self.pad))
         scores = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
         weight = scores["tokens"] / scores["tokens"].sum()
-        metrics = {f"{metric_key_prefix}_{name}": (scores[name] * weight).sum().item() for name in ("base_nll", "mixture_nll", "oracle_nll")}
+        metrics = {
+            f"{metric_key_prefix}_{name}": (scores[name] * weight).sum().item()
+            for name in ("base_nll", "mixture_nll", "oracle_nll")
+        }
         if self.thoughts:
             metrics[f"{metric_key_prefix}_specialisation"] = scores["specialisation"].mean().item()
             usage = torch.bincount(scores["winner"], minlength=len(self.thoughts)).double()
