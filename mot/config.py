@@ -67,7 +67,11 @@ class TrainSettings:
         high=1,
     )
     estep_tokens: int = setting(
-        64, "a thought is judged by the first so many tokens of a continuation; 0: by all", "tokens", "thoughts", low=0
+        32,
+        "plain text: a thought is judged by the first so many tokens of a continuation; 0: by all",
+        "tokens",
+        "thoughts",
+        low=0,
     )
 
     batch_size: int = setting(32, "rows per forward pass", "rows", "training", low=1)

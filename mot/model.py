@@ -30,7 +30,7 @@ from mot.thoughts import mixture_nll, oracle_nll, specialisation
 from mot.tokenizer import thought_ids
 
 KEY_BIAS_STD = 3.0  # initial standard deviation of the keys' biases, see build_model
-ROPE_THETA = 10_000.0
+WAVELENGTHS = 4  # rotary base, in units of the training length: low, so that near places differ too, see build_model
 
 
 def build_model(settings: TrainSettings, tokenizer: PreTrainedTokenizerBase) -> LlamaForCausalLM:
@@ -38,7 +38,8 @@ def build_model(settings: TrainSettings, tokenizer: PreTrainedTokenizerBase) -> 
 
     Keys have a bias, drawn wide: q . R(distance) b is a preference for a *place* that a thought can have from the first
     step. Without it a thought can at first only prefer words, and thoughts that divide the words between them are where
-    EM then stays: docs/RESULTS.md, "What makes thoughts divide places".
+    EM then stays: docs/RESULTS.md, "What makes thoughts divide places". For the same reason the rotary base is low, and a
+    thought's vector as it is read is not tied to its vector as the router scores it.
     """
     config = LlamaConfig(
         vocab_size=len(tokenizer),
@@ -47,9 +48,9 @@ def build_model(settings: TrainSettings, tokenizer: PreTrainedTokenizerBase) -> 
         num_hidden_layers=settings.num_layers,
         num_attention_heads=settings.heads(),
         max_position_embeddings=max(2048, settings.seq_length + 1),
-        rope_parameters={"rope_type": "default", "rope_theta": ROPE_THETA},
+        rope_parameters={"rope_type": "default", "rope_theta": float(WAVELENGTHS * settings.seq_length)},
         attention_bias=True,
-        tie_word_embeddings=True,
+        tie_word_embeddings=False,
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,

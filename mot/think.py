@@ -140,13 +140,14 @@ class MixtureOfThoughts:
         record = _RecordLogprobs()
         warpers: list[LogitsProcessor] = [record]
         if temperature > 0:
-            warpers += [TemperatureLogitsWarper(float(temperature))]
-            warpers += (
-                [TopKLogitsWarper(top_k)] * (top_k > 0)
-                + [TopPLogitsWarper(top_p)] * (top_p < 1)
-                + [MinPLogitsWarper(min_p)] * (min_p > 0)
-            )
-            warpers += [_Draw(generators)]
+            warpers.append(TemperatureLogitsWarper(float(temperature)))
+            if top_k > 0:
+                warpers.append(TopKLogitsWarper(top_k))
+            if top_p < 1:
+                warpers.append(TopPLogitsWarper(top_p))
+            if min_p > 0:
+                warpers.append(MinPLogitsWarper(min_p))
+            warpers.append(_Draw(generators))
         config = GenerationConfig(
             max_new_tokens=max_new_tokens,
             do_sample=False,  # the draw is ours: argmax after _Draw

@@ -21,7 +21,7 @@ from transformers import PrinterCallback, Trainer, TrainingArguments
 from mot import tasks
 from mot.checkpoint import claim, resumable
 from mot.config import TrainSettings
-from mot.data import Data, branch, load_data
+from mot.data import Data, Windows, branch, load_data
 from mot.model import build_model, evaluating, lay_out, score, thought_logprobs
 from mot.thoughts import diversity, effective_thoughts, responsibilities, router_loss, usage_entropy
 from mot.tokenizer import thought_ids
@@ -71,6 +71,10 @@ def train(settings: TrainSettings) -> Result | None:
         settings.output(), overwrite=settings.overwrite, resuming=resume_from is not None, settings=asdict(settings)
     )
     model = build_model(settings, data.tokenizer)
+    if settings.bf16 and not torch.accelerator.is_available():
+        model.set_attn_implementation(
+            "eager"
+        )  # on a CPU, SDPA's bfloat16 backward takes longer than the rest of the step
     log = RunLog(output_dir, steps, title=settings.name())
     trainer = MixtureTrainer(settings, data, model, steps, output_dir, callbacks=[log])
     begin = time.perf_counter()
@@ -127,6 +131,9 @@ class MixtureTrainer(Trainer):
         self.settings, self.data, self.steps = settings, data, steps
         self.thoughts = thought_ids(data.tokenizer, settings.num_thoughts)
         self.pad = data.tokenizer.pad_token_id
+        self.scored = (
+            settings.estep_tokens if isinstance(data.train, Windows) else 0
+        )  # a row's completion has an end: all of it
         self.last_evaluation: dict[str, float] = {}
         self._reset_window()
         super().__init__(
@@ -170,7 +177,7 @@ class MixtureTrainer(Trainer):
                 for b, keep in zip(batches, carries.split(sizes), strict=True):
                     if keep.any():
                         part = {name: t[keep.to(device)] for name, t in b.items()}
-                        logp_BNT, router_BN = thought_logprobs(self.model, part, self.thoughts, s.estep_tokens)
+                        logp_BNT, router_BN = thought_logprobs(self.model, part, self.thoughts, self.scored)
                         length_B = part["completion_mask"][:, : logp_BNT.shape[-1]].sum(1)
                         scores.append(logp_BNT.sum(-1) / length_B[:, None])
                         router.append(router_BN)
@@ -320,7 +327,9 @@ def training_arguments(settings: TrainSettings, steps: int, output_dir: str) -> 
         fp16=settings.fp16,
         bf16=settings.bf16,
         torch_compile=settings.compile,
+        use_cpu=not torch.accelerator.is_available(),
         dataloader_num_workers=settings.num_workers,
+        dataloader_pin_memory=torch.accelerator.is_available(),
         seed=settings.seed,
         logging_steps=max(1, min(50, steps // 100)),
         logging_nan_inf_filter=False,

@@ -1,0 +1,104 @@
+"""What several tests share: the data beside the repository, small files made here, and two tiny trained mixtures."""
+
+import json
+import os
+import random
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test asks a server anything
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def root() -> Path:
+    """The repository's root."""
+    return ROOT
+
+
+@pytest.fixture(scope="session")
+def forks_line() -> str:
+    """The pattern of the last line of a run on `forks`: thoughts, distinct answers, validity, ceiling."""
+    return (
+        r"forks: (\d+) thoughts found (\d\.\d\d) of 8 answers on unseen prompts "
+        r"\(validity ([01]\.\d{3})\); the best independent sampler finds at most (\d\.\d\d)"
+    )
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of real data that lies beside the repository; a test that needs it is skipped where it does not."""
+    folder = ROOT.parent / "shared" / "data"
+    if not folder.is_dir():
+        pytest.skip("needs the real data in ../shared/data beside the repository, and there is none")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def text_file(tmp_path_factory) -> Path:
+    """2,000 characters of plain text with 20-odd distinct characters, always the same."""
+    draw = random.Random("text")
+    words = ["the", "king", "of", "night", "and", "day", "speaks", "softly", "to", "a", "sleeping", "sea"]
+    text = ""
+    while len(text) < 2000:
+        text += " ".join(draw.choices(words, k=6)) + "\n"
+    path = tmp_path_factory.mktemp("text") / "text.txt"
+    path.write_text(text[:2000])
+    return path
+
+
+@pytest.fixture(scope="session")
+def rows_file(tmp_path_factory) -> Path:
+    """20 rows `{"prompt": "n = 7", "completion": " is 7"}`."""
+    path = tmp_path_factory.mktemp("rows") / "rows.jsonl"
+    path.write_text("".join(json.dumps({"prompt": f"n = {n}", "completion": f" is {n}"}) + "\n" for n in range(20)))
+    return path
+
+
+@pytest.fixture(scope="session")
+def tiny_run(tmp_path_factory) -> Path:
+    """The output directory of a mixture of 4 thoughts, trained a few steps on `forks`."""
+    from mot.config import TrainSettings
+    from mot.train import train
+
+    output = tmp_path_factory.mktemp("forks") / "run"
+    train(
+        TrainSettings(
+            task="forks",
+            num_thoughts=4,
+            hidden_size=32,
+            num_layers=1,
+            seq_length=24,
+            batch_size=16,
+            max_steps=4,
+            eval_rows=32,
+            output_dir=str(output),
+        )
+    )
+    return output
+
+
+@pytest.fixture(scope="session")
+def text_run(text_file, tmp_path_factory) -> Path:
+    """The output directory of a mixture of 4 thoughts, trained 4 steps on `text_file`; it has checkpoint-2 and -4."""
+    from mot.config import TrainSettings
+    from mot.train import train
+
+    output = tmp_path_factory.mktemp("characters") / "run"
+    train(
+        TrainSettings(
+            train_file=str(text_file),
+            vocab_size=100,
+            num_thoughts=4,
+            hidden_size=32,
+            num_layers=1,
+            seq_length=32,
+            batch_size=8,
+            max_steps=4,
+            save_every=2,
+            output_dir=str(output),
+        )
+    )
+    return output

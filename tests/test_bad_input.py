@@ -1,0 +1,518 @@
+"""Bad input gets one clear line that names the flag and the value, exit code 2, and nothing is written.
+
+Every case goes through the real parser and the real command, with a good run's other flags around the bad one.
+"""
+
+import contextlib
+import dataclasses
+import json
+import shlex
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from mot import cli
+from mot.config import ThinkSettings, TrainSettings, parse
+
+SMALL = shlex.split("--hidden_size 32 --num_layers 1 --num_thoughts 4 --vocab_size 100 --seq_length 32 --max_steps 2")
+
+
+@pytest.fixture(autouse=True)
+def in_tmp_path(tmp_path, monkeypatch):
+    """Each test works in an empty folder of its own, so that whatever a command writes is seen."""
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def refused(capsys):
+    """Run a command that must refuse its input; check how it does; return its one line."""
+
+    def run(command, argv, *names: str) -> str:
+        before = contents(Path.cwd())
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as stop:
+            cli.run(command, [str(word) for word in argv])
+        out, err = capsys.readouterr()
+        assert stop.value.code == 2
+        assert out == ""
+        assert err.startswith("error: ")
+        assert err.endswith("\n")
+        assert err.count("\n") == 1, err
+        for name in names:
+            assert str(name) in err
+        assert contents(Path.cwd()) == before
+        return err
+
+    return run
+
+
+@pytest.fixture
+def train_refused(refused):
+    """`refused` for a training run with small settings into `run`; the argument words come last and win."""
+
+    def run(argv, *names: str) -> str:
+        return refused(cli.train, [*SMALL, "--output_dir", "run", *argv], *names)
+
+    return run
+
+
+@pytest.fixture
+def think_refused(refused):
+    def run(argv, *names: str) -> str:
+        return refused(cli.think, argv, *names)
+
+    return run
+
+
+def contents(folder: Path) -> dict[str, bytes | None]:
+    return {str(p.relative_to(folder)): p.read_bytes() if p.is_file() else None for p in sorted(folder.rglob("*"))}
+
+
+def write(name: str, content: str | bytes) -> str:
+    Path(name).write_bytes(content.encode() if isinstance(content, str) else content)
+    return name
+
+
+# Files --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["nowhere.txt", "nowhere.jsonl", ".", "x" * 300])
+def test_missing_file(train_refused, name):
+    train_refused(["--train_file", name], "--train_file", name, "no such file")
+
+
+@pytest.mark.parametrize("content", [b"", b" \n\n"], ids=["nothing", "white space"])
+@pytest.mark.parametrize("name", ["data.txt", "data.jsonl"])
+def test_empty_file(train_refused, name, content):
+    train_refused(["--train_file", write(name, content)], "--train_file", name, "empty")
+
+
+@pytest.mark.parametrize("name", ["data.txt", "data.jsonl"])
+def test_binary_file(train_refused, name):
+    train_refused(["--train_file", write(name, b"\x7fELF\x02\x00\x00" * 99)], "--train_file", name, "binary")
+
+
+@pytest.mark.parametrize("name", ["data.txt", "data.jsonl"])
+def test_file_that_is_not_utf8(train_refused, name):
+    content = ("blah " * 99 + "café").encode("latin1")
+    train_refused(["--train_file", write(name, content)], "--train_file", name, "UTF-8", "byte 498")
+
+
+@pytest.mark.parametrize(("content", "way"), [(None, "no such file"), (b"", "empty"), (b"\xff" * 9, "UTF-8")])
+def test_bad_eval_file(train_refused, text_file, content, way):
+    if content is not None:
+        write("held.txt", content)
+    train_refused(["--train_file", text_file, "--eval_file", "held.txt"], "--eval_file", "held.txt", way)
+
+
+def test_eval_file_with_a_character_that_train_file_lacks(train_refused, text_file):
+    write("held.txt", "the king é " * 9)
+    train_refused(["--train_file", text_file, "--eval_file", "held.txt"], "--eval_file", "é")
+
+
+def test_text_shorter_than_seq_length(train_refused):
+    write("data.txt", "to be or not to be")
+    train_refused(["--train_file", "data.txt"], "--seq_length 32", "train_file", "tokens")
+
+
+def test_held_out_tenth_shorter_than_seq_length(train_refused, text_file):
+    train_refused(["--train_file", text_file, "--seq_length", 512], "--seq_length 512", "200 tokens")
+
+
+def test_eval_file_shorter_than_seq_length(train_refused, text_file):
+    write("held.txt", "the king")
+    train_refused(["--train_file", text_file, "--eval_file", "held.txt"], "--seq_length 32", "eval_file", "8 tokens")
+
+
+def test_more_characters_than_vocab_size(train_refused, text_file):
+    distinct = len(set(text_file.read_text()))
+    line = train_refused(["--train_file", text_file, "--vocab_size", 5], "--vocab_size 5", f"{distinct} distinct")
+    assert f"--vocab_size {distinct}" in line.removeprefix("error: --vocab_size 5")  # the way out
+
+
+def test_unknown_tokenizer(train_refused, text_file):
+    Path("empty").mkdir()
+    train_refused(["--train_file", text_file, "--tokenizer", "empty"], "--tokenizer", "empty")
+
+
+# Rows ---------------------------------------------------------------------------------------------------------------
+
+GOOD = '{"prompt": "a", "completion": "b"}\n'
+
+
+@pytest.mark.parametrize(
+    ("bad", "way"),
+    [
+        ('{"completion": "b"}', "`prompt`"),
+        ('{"prompt": "a"}', "`completion`"),
+        ('{"prompt": "a", "completion": 7}', "`completion`"),
+        ('{"prompt": null, "completion": "b"}', "`prompt`"),
+        ('["a", "b"]', "`prompt`"),
+        ('"a"', "`prompt`"),
+        ('{"prompt": "a", "completion": ""}', "empty `completion`"),
+        ('{"prompt": "a", "compl', "not JSON"),
+        ("a,b", "not JSON"),
+    ],
+)
+@pytest.mark.parametrize("flag", ["--train_file", "--eval_file"])
+def test_bad_row_is_named_by_its_line(train_refused, rows_file, flag, bad, way):
+    write("bad.jsonl", GOOD + "\n" + GOOD + bad + "\n" + GOOD)
+    good = [] if flag == "--train_file" else ["--train_file", rows_file]
+    train_refused([*good, flag, "bad.jsonl"], flag, "bad.jsonl", "line 4 ", way)
+
+
+def test_half_of_a_surrogate_pair(train_refused):
+    write("bad.jsonl", GOOD * 2 + r'{"prompt": "a", "completion": "\ud800"}' + "\n" + GOOD * 9)
+    train_refused(["--train_file", "bad.jsonl"], "--train_file", "bad.jsonl", "line 3 ")
+
+
+def test_one_row_cannot_be_split(train_refused):
+    train_refused(["--train_file", write("one.jsonl", GOOD)], "--train_file", "one.jsonl", "one row")
+
+
+def test_prompt_that_fills_seq_length(train_refused):
+    long = json.dumps({"prompt": "a" * 40, "completion": "b"}) + "\n"
+    write("long.jsonl", GOOD * 2 + long + GOOD * 17)
+    train_refused(["--train_file", "long.jsonl"], "--seq_length 32", "row 3 ", "40 tokens")
+
+
+def test_prompt_that_fills_seq_length_among_the_held_out_rows(train_refused):
+    long = json.dumps({"prompt": "a" * 40, "completion": "b"}) + "\n"
+    write("long.jsonl", GOOD * 19 + long)
+    train_refused(["--train_file", "long.jsonl"], "--seq_length 32", "row 20 ", "40 tokens")
+
+
+# Numbers and names --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("flags", "names"),
+    [
+        ("--hidden_size 33 --num_heads 2", ["--hidden_size 33", "--num_heads 2"]),
+        ("--hidden_size 30 --num_heads 10", ["--hidden_size 30", "odd"]),
+        ("--num_thoughts 0", ["--num_thoughts 0", ">= 1"]),
+        ("--num_thoughts -3", ["--num_thoughts -3", ">= 1"]),
+        ("--num_thoughts 1025", ["--num_thoughts 1025", "<= 1024"]),
+        ("--num_thoughts two", ["--num_thoughts", "two"]),
+        ("--num_thoughts 2.5", ["--num_thoughts", "2.5"]),
+        ("--hidden_size 0", ["--hidden_size 0"]),
+        ("--num_layers 0", ["--num_layers 0"]),
+        ("--num_heads 0", ["--num_heads 0"]),
+        ("--seq_length 1", ["--seq_length 1"]),
+        ("--vocab_size 1", ["--vocab_size 1"]),
+        ("--batch_size 0", ["--batch_size 0"]),
+        ("--gradient_accumulation_steps 0", ["--gradient_accumulation_steps 0"]),
+        ("--max_steps 0", ["--max_steps 0"]),
+        ("--num_epochs 0", ["--num_epochs 0", "> 0"]),
+        ("--learning_rate 0", ["--learning_rate 0", "> 0"]),
+        ("--save_every 0", ["--save_every 0"]),
+        ("--num_workers -1", ["--num_workers -1"]),
+        ("--seed -1", ["--seed -1"]),
+        ("--seed 4294967296", ["--seed 4294967296"]),
+        ("--thought_dropout 1.5", ["--thought_dropout 1.5", "<= 1"]),
+        ("--warmup_ratio 1.5", ["--warmup_ratio 1.5", "<= 1"]),
+        ("--fp16 --bf16", ["--fp16", "--bf16"]),
+        ("--batch_size", ["--batch_size", "expected one argument"]),
+    ],
+)
+def test_number_out_of_range(train_refused, text_file, flags, names):
+    train_refused(["--train_file", text_file, *flags.split()], *names)
+
+
+def float_flags(settings) -> list[str]:
+    return [f.name for f in dataclasses.fields(settings) if "float" in str(f.type)]
+
+
+@pytest.mark.parametrize("value", ["nan", "inf", "-inf", "-0.5", "much"])
+@pytest.mark.parametrize("name", float_flags(TrainSettings))
+def test_float_that_is_no_sensible_number(train_refused, text_file, name, value):
+    train_refused(["--train_file", text_file, f"--{name}={value}"], f"--{name}", value)
+
+
+@pytest.mark.parametrize("value", ["nan", "-inf", "-0.5", "much"])
+@pytest.mark.parametrize("name", float_flags(ThinkSettings))
+def test_float_that_is_no_sensible_number_to_think_with(think_refused, name, value):
+    think_refused(["--model", "nowhere", "--prompt", "a", f"--{name}={value}"], f"--{name}", value)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU, so --fp16 is no mistake here")
+def test_fp16_without_a_gpu(train_refused, text_file):
+    train_refused(["--train_file", text_file, "--fp16"], "--fp16", "GPU")
+
+
+# Flags --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("flag", "meant"),
+    [
+        ("--hiden_size", "--hidden_size"),
+        ("--learning-rate", "--learning_rate"),
+        ("--num_thought", "--num_thoughts"),
+        ("--batch", "--batch_size"),
+        ("--train", "--train_file"),
+        ("--output", "--output_dir"),
+    ],
+)
+@pytest.mark.parametrize("joint", [" ", "="])
+def test_unknown_flags_and_abbreviations_are_refused_with_a_suggestion(train_refused, text_file, flag, meant, joint):
+    words = f"{flag}{joint}4".split()
+    line = train_refused(["--train_file", text_file, *words], f"unknown flag {flag}")
+    assert f"did you mean {meant}?" in line
+
+
+def test_unknown_flag_that_resembles_none(train_refused, text_file):
+    assert "did you mean" not in train_refused(["--train_file", text_file, "--zzz"], "unknown flag --zzz", "--help")
+
+
+def test_word_that_belongs_to_no_flag(train_refused, text_file):
+    train_refused(["--train_file", text_file, "stray"], "stray", "--help")
+
+
+def test_neither_train_file_nor_task(train_refused):
+    train_refused([], "--train_file", "--task", "neither")
+
+
+def test_both_train_file_and_task(train_refused, text_file):
+    train_refused(["--train_file", text_file, "--task", "forks"], "--train_file", "--task", "both")
+
+
+def test_unknown_task(train_refused):
+    train_refused(["--task", "spoons"], "--task spoons", "forks")
+
+
+def test_eval_file_for_a_task(train_refused, rows_file):
+    train_refused(["--task", "forks", "--eval_file", rows_file], "--eval_file", rows_file)
+
+
+@pytest.mark.parametrize("value", ["one\ntwo", "one\r\ntwo"])
+def test_a_value_of_two_lines_is_still_one_line(train_refused, value):
+    train_refused(["--train_file", value], "--train_file", "one")
+
+
+# Where a run is written ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def old_run(text_run) -> Path:
+    """A finished run in the test's own folder."""
+    return Path(shutil.copytree(text_run, "old"))
+
+
+def test_output_dir_that_holds_a_run(train_refused, text_file, old_run):
+    train_refused(["--train_file", text_file, "--output_dir", old_run], "--output_dir old", "--overwrite")
+
+
+def test_default_output_dir_that_holds_a_run(refused, text_file, text_run):
+    shutil.copytree(text_run, "outputs/mine")
+    refused(cli.train, [*SMALL, "--train_file", text_file, "--run_name", "mine"], "--output_dir outputs/mine")
+
+
+def test_overwrite_removes_the_old_run_for_a_new_one(text_file, old_run):
+    cli.run(cli.train, [*SMALL, "--train_file", str(text_file), "--output_dir", "old", "--overwrite"])
+    assert (old_run / "model.safetensors").is_file()
+    assert not (old_run / "checkpoint-2").exists()
+    assert json.loads((old_run / "run.json").read_text())["max_steps"] == 2
+
+
+@pytest.mark.parametrize(
+    ("bad", "name"),
+    [
+        ("--train_file nowhere.txt", "--train_file nowhere.txt"),
+        ("--vocab_size 5", "--vocab_size 5"),
+        ("--seq_length 512", "--seq_length 512"),
+        ("--num_thoughts 0", "--num_thoughts 0"),
+    ],
+)
+def test_overwrite_keeps_the_old_run_when_the_new_one_is_refused(train_refused, text_file, old_run, bad, name):
+    train_refused(["--train_file", text_file, "--output_dir", old_run, "--overwrite", *bad.split()], name)
+
+
+@pytest.mark.parametrize("overwrite", [[], ["--overwrite"]], ids=["plain", "overwrite"])
+def test_files_that_no_run_wrote_are_never_removed(train_refused, text_file, overwrite):
+    Path("thesis/chapter").mkdir(parents=True)
+    write("thesis/chapter/one.txt", "years of work")
+    train_refused(["--train_file", text_file, "--output_dir", "thesis", *overwrite], "--output_dir thesis")
+
+
+def test_overwrite_spares_the_text_it_trains_on(text_file, old_run):
+    mine = Path(shutil.copy(text_file, old_run))
+    with contextlib.suppress(SystemExit):  # whether it refuses or trains
+        cli.run(cli.train, [*SMALL, "--train_file", str(mine), "--output_dir", str(old_run), "--overwrite"])
+    assert mine.is_file()
+    assert mine.read_text() == text_file.read_text()
+
+
+@pytest.mark.parametrize("path", ["a_file", "a_file/run", "x" * 300])
+def test_output_dir_that_cannot_be_a_directory(train_refused, text_file, path):
+    write("a_file", "text")
+    train_refused(["--train_file", text_file, "--output_dir", path], f"--output_dir {path}")
+
+
+# Going on -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def resume_refused(train_refused, text_file, old_run):
+    """`refused` for going on with the run in `old` from its checkpoint-2, whose parts a test may spoil first."""
+
+    def run(argv, *names: str) -> str:
+        words = ["--train_file", text_file, "--output_dir", "old", "--resume_from", "old/checkpoint-2", *argv]
+        return train_refused(words, *names)
+
+    return run
+
+
+def test_resume_from_nowhere(resume_refused):
+    resume_refused(["--resume_from", "nowhere"], "--resume_from nowhere", "no such directory")
+
+
+@pytest.mark.parametrize("part", ["optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json"])
+def test_resume_from_a_checkpoint_with_a_part_missing(resume_refused, part):
+    Path("old/checkpoint-2", part).unlink()
+    resume_refused([], "--resume_from old/checkpoint-2", f"{part} missing")
+
+
+@pytest.mark.parametrize("part", ["model.safetensors", "optimizer.pt", "trainer_state.json"])
+def test_resume_from_a_half_written_checkpoint(resume_refused, part):
+    truncate(Path("old/checkpoint-2", part))
+    resume_refused([], "--resume_from old/checkpoint-2", part)
+
+
+def test_resume_from_the_run_instead_of_its_checkpoint(resume_refused):
+    resume_refused(["--resume_from", "old"], "--resume_from old", "optimizer.pt")
+
+
+@pytest.mark.parametrize("other", ["--hidden_size 64", "--num_layers 2", "--num_thoughts 8"])
+def test_resume_with_a_model_of_another_shape(resume_refused, other):
+    resume_refused(other.split(), "--resume_from old/checkpoint-2")
+
+
+def test_resume_does_not_write_over_another_run(resume_refused):
+    shutil.copytree("old", "other")
+    resume_refused(["--output_dir", "other"], "--output_dir other")
+
+
+def truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+# A settings file ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("content", "names"),
+    [
+        ("hiden_size: 64", ["hiden_size", "did you mean hidden_size?"]),
+        ("zzz: 64", ["zzz"]),
+        ("7: 64", ["7"]),
+        ("hidden_size: wide", ["hidden_size", "wide", "int"]),
+        ("hidden_size: 64.5", ["hidden_size", "64.5", "int"]),
+        ("hidden_size: true", ["hidden_size", "True", "int"]),
+        ("batch_size:", ["batch_size"]),
+        ("learning_rate: fast", ["learning_rate", "fast", "float"]),
+        ("learning_rate: true", ["learning_rate", "True", "float"]),
+        ("fp16: 1", ["fp16", "1", "bool"]),
+        ("task: 7", ["task", "7", "str"]),
+        ("- hidden_size", ["name: value"]),
+        ("hidden_size", ["name: value"]),
+        ("hidden_size: [", []),
+        ("\x00", []),
+    ],
+)
+def test_bad_settings_file(train_refused, text_file, content, names):
+    train_refused(["--train_file", text_file, "--config", write("run.yaml", content)], "--config run.yaml", *names)
+
+
+def test_settings_file_that_is_missing_or_no_text(train_refused, text_file):
+    train_refused(["--train_file", text_file, "--config", "nowhere.yaml"], "--config nowhere.yaml")
+    train_refused(["--train_file", text_file, "--config", write("run.yaml", b"\xff\xfe")], "--config run.yaml")
+
+
+def test_settings_file_is_checked_like_the_flags(refused, text_file):
+    write("run.yaml", "learning_rate: .nan")
+    refused(cli.train, ["--train_file", text_file, "--config", "run.yaml"], "--learning_rate nan")
+
+
+def settings_of(argv: list[str]) -> TrainSettings:
+    return parse(TrainSettings, ["--task", "forks", *argv], "train_mot.py", "")
+
+
+def test_settings_file_fills_what_the_flags_leave_out():
+    write("run.yaml", "learning_rate: 1e-3\nbatch_size: 7\nnum_epochs: 3\nbf16: true\nseed: 5")
+    settings = settings_of(["--config", "run.yaml", "--batch_size", "9", "--no-bf16"])
+    assert settings == TrainSettings(task="forks", learning_rate=0.001, batch_size=9, num_epochs=3.0, seed=5)
+    assert type(settings.learning_rate) is type(settings.num_epochs) is float
+
+
+def test_flag_wins_over_the_settings_file_even_with_its_default():
+    write("run.yaml", "seed: 5")
+    assert settings_of(["--seed", "42", "--config", "run.yaml"]).seed == 42
+
+
+def test_empty_settings_file_changes_nothing():
+    assert settings_of(["--config", write("run.yaml", "# nothing yet\n")]) == settings_of([])
+
+
+# Thinking -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("flags", [["--prompt", "the king"], []])
+def test_think_without_a_model(think_refused, flags):
+    think_refused(flags, "--model")
+
+
+def test_think_without_a_prompt(think_refused, text_run):
+    think_refused(["--model", text_run], "--prompt")
+
+
+@pytest.mark.parametrize(
+    ("flags", "names"),
+    [
+        ("--num_thoughts 5 --temperature 0", ["--num_thoughts 5", "has 4", "temperature"]),
+        ("--num_thoughts 0", ["--num_thoughts 0"]),
+        ("--max_new_tokens 0", ["--max_new_tokens 0"]),
+        ("--top_p 0", ["--top_p 0"]),
+        ("--top_p 1.5", ["--top_p 1.5"]),
+        ("--temperature inf", ["--temperature inf"]),
+        ("--seed -1", ["--seed -1"]),
+        ("--temp 1", ["unknown flag --temp", "did you mean --temperature?"]),
+        ("--num_thought 4", ["unknown flag --num_thought", "did you mean --num_thoughts?"]),
+    ],
+)
+def test_think_with_a_bad_number_or_flag(think_refused, text_run, flags, names):
+    think_refused(["--model", text_run, "--prompt", "the king", *flags.split()], *names)
+
+
+def test_think_with_a_character_the_model_never_saw(think_refused, text_run):
+    think_refused(["--model", text_run, "--prompt", "the kïng"], "--prompt", "'ï'")
+
+
+def test_think_with_a_model_that_does_not_exist(think_refused):
+    think_refused(["--model", "outputs/nowhere", "--prompt", "a"], "--model outputs/nowhere", "no such directory")
+
+
+def test_think_with_a_directory_without_a_model(think_refused):
+    Path("empty").mkdir()
+    think_refused(["--model", "empty", "--prompt", "a"], "--model empty", "config.json")
+
+
+@pytest.mark.parametrize("part", ["model.safetensors", "config.json", "tokenizer.json"])
+@pytest.mark.parametrize("spoil", [truncate, Path.unlink], ids=["truncated", "missing"])
+def test_think_with_a_half_written_model(think_refused, old_run, part, spoil):
+    spoil(old_run / part)
+    think_refused(["--model", "old", "--prompt", "the king"], "--model old")
+
+
+# Commands -----------------------------------------------------------------------------------------------------------
+
+
+def test_unknown_command(capsys):
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["unknowncommand"])
+    out, err = capsys.readouterr()
+    assert (stop.value.code, out, err.count("\n")) == (2, "", 1)
+    assert err.startswith("error: unknown command unknowncommand")
+    assert "train" in err
