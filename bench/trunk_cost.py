@@ -16,7 +16,9 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-SHAPE = "--vocab_size 100 --hidden_size 128 --num_layers 4 --batch_size 32 --seq_length 256 --bf16 --eval_rows 0".split()
+SHAPE = (
+    "--vocab_size 100 --hidden_size 128 --num_layers 4 --batch_size 32 --seq_length 256 --bf16 --eval_rows 0".split()
+)
 
 
 def last_evaluation(directory: Path) -> dict[str, float]:
@@ -35,8 +37,23 @@ def main() -> None:
     def run(thoughts: int, seed: int) -> dict[str, float]:
         directory = args.output_dir / f"thoughts{thoughts}-seed{seed}"
         if not (directory / "model.safetensors").is_file():
-            command = [sys.executable, "train_mot.py", "--train_file", args.train_file, *SHAPE, "--max_steps", str(args.steps)]
-            command += ["--eval_every", str(max(1, args.steps // 2)), "--num_thoughts", str(thoughts), "--seed", str(seed)]
+            command = [
+                sys.executable,
+                "train_mot.py",
+                "--train_file",
+                args.train_file,
+                *SHAPE,
+                "--max_steps",
+                str(args.steps),
+            ]
+            command += [
+                "--eval_every",
+                str(max(1, args.steps // 2)),
+                "--num_thoughts",
+                str(thoughts),
+                "--seed",
+                str(seed),
+            ]
             command += ["--output_dir", str(directory), "--overwrite"]
             subprocess.run(command, check=True, env=os.environ | {"OMP_NUM_THREADS": "1"}, stdout=subprocess.DEVNULL)
         return last_evaluation(directory)
@@ -47,10 +64,14 @@ def main() -> None:
 
     print(f"{'seed':>4} {'plain':>8} {'base':>8} {'mixture':>8} {'oracle':>8}")
     for seed, m, p in rows:
-        print(f"{seed:>4} {p['eval_base_nll']:8.4f} {m['eval_base_nll']:8.4f} {m['eval_mixture_nll']:8.4f} {m['eval_oracle_nll']:8.4f}")
+        print(
+            f"{seed:>4} {p['eval_base_nll']:8.4f} {m['eval_base_nll']:8.4f} {m['eval_mixture_nll']:8.4f} {m['eval_oracle_nll']:8.4f}"
+        )
     for name in ("base", "mixture"):
         gaps = [m[f"eval_{name}_nll"] - p["eval_base_nll"] for _, m, p in rows]
-        spread = 4.303 * statistics.stdev(gaps) / math.sqrt(3) if len(gaps) == 3 else math.nan  # Student t, two degrees of freedom
+        spread = (
+            4.303 * statistics.stdev(gaps) / math.sqrt(3) if len(gaps) == 3 else math.nan
+        )  # Student t, two degrees of freedom
         print(f"{name} - plain: {statistics.mean(gaps):+.4f} +- {spread:.4f} nats per character (95 %)")
 
 

@@ -15,18 +15,10 @@ from typing import NoReturn, TypeVar
 Settings = TypeVar("Settings")
 
 
-def setting(default, help, unit="", group="run", low=None, high=None, above=None, choices=None):
+def setting(default, help, unit="", group="run", low=None, high=None, above=None):
     """A dataclass field with what a person needs to know about it: help, unit, and the range `[low, high]` or `> above`."""
-    metadata = {
-        "help": help,
-        "unit": unit,
-        "group": group,
-        "low": low,
-        "high": high,
-        "above": above,
-        "choices": choices,
-    }
-    return dataclasses.field(default=default, metadata=metadata)
+    about = {"help": help, "unit": unit, "group": group, "low": low, "high": high, "above": above}
+    return dataclasses.field(default=default, metadata=about)
 
 
 @dataclass

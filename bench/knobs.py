@@ -1,0 +1,100 @@
+"""Do the knobs turn the right way? --num_thoughts 4, 8, 16 and --diversity_weight 0 .. 0.5, everything else equal.
+
+    python bench/knobs.py --train_file ../shared/data/shakespeare.txt --seeds 1 2 3
+
+Small character models on Shakespeare. JSD: nats per token on held-out windows, all N thoughts, second half of the window.
+Vendi score: effective number of different texts among the N thoughts (T = 0.7) of 16 held-out prompts of 64 characters.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+SHAPE = "--vocab_size 100 --hidden_size 64 --num_layers 2 --batch_size 16 --seq_length 128 --max_steps 600 --eval_every 600".split()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--train_file", required=True)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
+    parser.add_argument("--output_dir", type=Path, default=Path("outputs/knobs"))
+    args = parser.parse_args()
+
+    def run(thoughts: int, weight: float, seed: int) -> Path:
+        directory = args.output_dir / f"thoughts{thoughts}-weight{weight}-seed{seed}"
+        if not (directory / "model.safetensors").is_file():
+            command = [
+                sys.executable,
+                "train_mot.py",
+                "--train_file",
+                args.train_file,
+                *SHAPE,
+                "--num_thoughts",
+                str(thoughts),
+            ]
+            command += [
+                "--diversity_weight",
+                str(weight),
+                "--seed",
+                str(seed),
+                "--output_dir",
+                str(directory),
+                "--overwrite",
+            ]
+            subprocess.run(command, check=True, env=os.environ | {"OMP_NUM_THREADS": "1"}, stdout=subprocess.DEVNULL)
+        return directory
+
+    settings = [(n, 0.1) for n in (4, 8, 16)] + [(8, w) for w in (0.0, 0.05, 0.2, 0.5)]
+    with ThreadPoolExecutor(2) as pool:
+        jobs = {s: [pool.submit(run, *s, seed) for seed in args.seeds] for s in settings}
+        directories = {s: [job.result() for job in runs] for s, runs in jobs.items()}
+    text = Path(args.train_file).read_text()
+    held_out = text[len(text) * 9 // 10 :]
+    print(
+        f"{'N':>3} {'weight':>6} {'tokens/s':>9} {'JSD':>14} {'Vendi':>14} {'base':>8} {'mixture':>8}   mean (least .. most) over seeds"
+    )
+    for (n, weight), runs in sorted(directories.items()):
+        seen = [measure(directory, held_out) for directory in runs]
+        speed, jsd, vendi, base, mixture = ([m[i] for m in seen] for i in range(5))
+        spans = [f"{statistics.mean(v):.3f} ({min(v):.2f}..{max(v):.2f})" for v in (jsd, vendi)]
+        print(
+            f"{n:>3} {weight:>6} {statistics.median(speed):9,.0f} {spans[0]:>18} {spans[1]:>18} {statistics.mean(base):8.4f} {statistics.mean(mixture):8.4f}"
+        )
+
+
+def measure(directory: Path, held_out: str) -> tuple[float, ...]:
+    """(training tokens per second, JSD, Vendi score, base NLL, mixture NLL) of one run."""
+    import torch
+
+    from mot import MixtureOfThoughts
+    from mot.diversity import vendi_score
+    from mot.thoughts import diversity
+    from mot.tokenizer import encode
+
+    metrics = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
+    mixture = MixtureOfThoughts.from_pretrained(str(directory))
+    ids = torch.tensor(encode(mixture.tokenizer, held_out))
+    windows = ids[: len(ids) // 128 * 128].view(-1, 128)[::14][:32]
+    with torch.no_grad():
+        logits = [
+            mixture.model(torch.cat([w[:64], torch.tensor([k]), w[64:]])[None]).logits[0, 64:-1]
+            for w in windows
+            for k in mixture.thoughts
+        ]
+    jsd = diversity(torch.stack(logits).unflatten(0, (len(windows), -1)).transpose(0, 1)).mean().item()
+    vendi = [
+        vendi_score([t.text for t in mixture.think(held_out[i * 6000 : i * 6000 + 64], max_new_tokens=120)])
+        for i in range(16)
+    ]
+    speed = statistics.median(m["tokens_per_second"] for m in metrics if "tokens_per_second" in m)
+    last = [m for m in metrics if "eval_base_nll" in m][-1]
+    return speed, jsd, statistics.mean(vendi), last["eval_base_nll"], last["eval_mixture_nll"]
+
+
+if __name__ == "__main__":
+    main()
