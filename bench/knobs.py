@@ -15,7 +15,22 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-SHAPE = "--vocab_size 100 --hidden_size 64 --num_layers 2 --batch_size 16 --seq_length 128 --max_steps 600 --eval_every 600".split()
+SHAPE = [
+    "--vocab_size",
+    "100",
+    "--hidden_size",
+    "64",
+    "--num_layers",
+    "2",
+    "--batch_size",
+    "16",
+    "--seq_length",
+    "128",
+    "--max_steps",
+    "600",
+    "--eval_every",
+    "600",
+]
 
 
 def main() -> None:
@@ -78,7 +93,7 @@ def measure(directory: Path, held_out: str) -> tuple[float, ...]:
 
     metrics = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
     mixture = MixtureOfThoughts.from_pretrained(str(directory))
-    ids = torch.tensor(encode(mixture.tokenizer, held_out))
+    ids = torch.tensor(encode(mixture.tokenizer, [held_out], "held-out text")[0])
     windows = ids[: len(ids) // 128 * 128].view(-1, 128)[::14][:32]
     with torch.no_grad():
         logits = [

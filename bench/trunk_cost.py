@@ -16,9 +16,21 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-SHAPE = (
-    "--vocab_size 100 --hidden_size 128 --num_layers 4 --batch_size 32 --seq_length 256 --bf16 --eval_rows 0".split()
-)
+SHAPE = [
+    "--vocab_size",
+    "100",
+    "--hidden_size",
+    "128",
+    "--num_layers",
+    "4",
+    "--batch_size",
+    "32",
+    "--seq_length",
+    "256",
+    "--bf16",
+    "--eval_rows",
+    "0",
+]
 
 
 def last_evaluation(directory: Path) -> dict[str, float]:

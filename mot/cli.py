@@ -25,7 +25,8 @@ def train(argv: list[str] | None = None, prog: str = "mot train") -> None:
     console = Console(highlight=False)
     for note in result.notes:
         console.print(note)
-    console.print(report.summary(result.output_dir, result.steps, result.seconds, result.metrics, picture))
+    console.print(report.summary(result.steps, result.seconds, result.metrics))
+    print(report.where_to(result.output_dir, picture))
     if settings.task:
         from mot.think import MixtureOfThoughts
 

@@ -8,6 +8,7 @@ import argparse
 import contextlib
 import dataclasses
 import difflib
+import math
 import sys
 from dataclasses import dataclass
 from typing import NoReturn, TypeVar
@@ -15,9 +16,9 @@ from typing import NoReturn, TypeVar
 Settings = TypeVar("Settings")
 
 
-def setting(default, help, unit="", group="run", low=None, high=None, above=None):
-    """A dataclass field with what a person needs to know about it: help, unit, and the range `[low, high]` or `> above`."""
-    about = {"help": help, "unit": unit, "group": group, "low": low, "high": high, "above": above}
+def setting(default, help, unit="", group="run", low=None, high=None, above=None, endless=False):
+    """A dataclass field with what a person needs to know: help, unit, the range `[low, high]` or `> above`, may it be inf."""
+    about = {"help": help, "unit": unit, "group": group, "low": low, "high": high, "above": above, "endless": endless}
     return dataclasses.field(default=default, metadata=about)
 
 
@@ -42,7 +43,7 @@ class TrainSettings:
     hidden_size: int = setting(768, "width of the model", group="model", low=2)
     num_layers: int = setting(12, "depth of the model", group="model", low=1)
     num_heads: int | None = setting(
-        None, "attention heads; derived: heads of 64, below hidden size 512 of 32", group="model", low=1
+        None, "attention heads; derived: heads of 64, below hidden size 128 of 32", group="model", low=1
     )
     num_thoughts: int = setting(8, "N; 1 is a plain language model", group="model", low=1, high=1024)
 
@@ -119,10 +120,10 @@ class TrainSettings:
             )
 
     def heads(self) -> int:
-        """Attention heads: as told, else the most heads that are at least 64 wide (32 below hidden size 512)."""
+        """Attention heads: as told, else the most heads that are at least 64 wide (32 below hidden size 128)."""
         if self.num_heads is not None:
             return self.num_heads
-        target = 64 if self.hidden_size >= 512 else 32
+        target = 64 if self.hidden_size >= 128 else 32
         fitting = [
             h
             for h in range(1, self.hidden_size + 1)
@@ -161,6 +162,7 @@ class ThinkSettings:
         "which thoughts, if fewer than the model has: 0 the most probable, 1 by the router, large any",
         group="thinking",
         low=0,
+        endless=True,
     )
     seed: int = setting(0, "same seed, same texts", group="thinking", low=0)
     json: bool = setting(False, "print one JSON object per thought instead of columns", group="thinking")
@@ -181,11 +183,13 @@ def check_ranges(settings) -> None:
             [f">= {m['low']}"] * (m["low"] is not None)
             + [f"> {m['above']}"] * (m["above"] is not None)
             + [f"<= {m['high']}"] * (m["high"] is not None)
+            + ["finite"] * (value == math.inf)
         )
         inside = (
             (m["low"] is None or value >= m["low"])
             and (m["above"] is None or value > m["above"])
             and (m["high"] is None or value <= m["high"])
+            and (value != math.inf or m["endless"])
         )  # NaN fails every comparison, so it is refused wherever a bound stands
         if not inside:
             raise ValueError(f"--{f.name} {value}: must be {' and '.join(bounds)}")
@@ -197,7 +201,8 @@ class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         flags = [flag for action in self._actions for flag in action.option_strings]
         for word in message.removeprefix("unrecognized arguments: ").split():
-            close = difflib.get_close_matches(word.split("=")[0], flags, n=1)
+            name = word.split("=")[0]
+            close = [f for f in flags if f.startswith(name)] or difflib.get_close_matches(name, flags, n=1)
             if message.startswith("unrecognized") and word.startswith("-"):
                 message = f"unknown flag {word}" + (f"; did you mean {close[0]}?" if close else "")
                 break
@@ -206,7 +211,7 @@ class _Parser(argparse.ArgumentParser):
 
 def fail(message: str) -> NoReturn:
     """Print one line for a user's mistake and leave with code 2."""
-    print(f"error: {message}", file=sys.stderr)
+    print(f"error: {' '.join(message.split())}", file=sys.stderr)
     raise SystemExit(2)
 
 
@@ -264,6 +269,8 @@ def _read_yaml(path: str, fields: dict) -> dict:
         if kind is float and isinstance(value, str | int) and not isinstance(value, bool):
             with contextlib.suppress(ValueError):
                 values[name] = value = float(value)  # YAML 1.1 reads 1e-3 as a string
+        if value is None and fields[name].default is not None:
+            raise ValueError(f"--config {path}: {name}: has no value; give one or leave the line out")
         if value is not None and (not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool)):
             raise ValueError(f"--config {path}: {name}: {value!r} is not {kind.__name__}")
     return values

@@ -10,6 +10,7 @@ branch point. Shapes: see mot/thoughts.py.
 """
 
 import json
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -76,7 +77,12 @@ def load_data(settings: TrainSettings, task_rows: tuple[Pairs, Pairs] | None = N
     """
     if task_rows:
         return _load_rows(settings, *task_rows)
-    if not settings.train_file.endswith(".jsonl"):
+    rows = settings.train_file.endswith(".jsonl")
+    if settings.eval_file and settings.eval_file.endswith(".jsonl") != rows:
+        raise ValueError(
+            f"--eval_file {settings.eval_file}: must be of the kind of --train_file, {'.jsonl rows' if rows else 'plain text'}"
+        )
+    if not rows:
         return _load_text(settings)
     train = read_rows(settings.train_file, "--train_file")
     if settings.eval_file:
@@ -96,14 +102,16 @@ def _load_text(settings: TrainSettings) -> Data:
         train_text, eval_text = text[:cut], text[cut:]
     tokenizer, notes = _tokenizer(settings, [text])
     parts = []
-    for part, name in (
-        (train_text, "train_file" if settings.eval_file else "train_file (first 90 %)"),
-        (eval_text, "eval_file" if settings.eval_file else "train_file (last 10 %, held out)"),
-    ):
-        ids = torch.tensor(encode(tokenizer, part))
+    held_out = (
+        ("--eval_file", settings.eval_file)
+        if settings.eval_file
+        else ("--train_file", f"{settings.train_file} (last 10 %)")
+    )
+    for part, (flag, path) in ((train_text, ("--train_file", settings.train_file)), (eval_text, held_out)):
+        ids = torch.tensor(encode(tokenizer, [part], f"{flag} {path}")[0])
         if len(ids) < settings.seq_length:
             raise ValueError(
-                f"--seq_length {settings.seq_length}: {name} has only {len(ids)} tokens; give more text or a smaller --seq_length"
+                f"--seq_length {settings.seq_length}: {flag} {path} has only {len(ids)} tokens; give more text or a smaller --seq_length"
             )
         parts.append(Windows(ids, settings.seq_length))
     return Data(tokenizer, *parts, collate_windows, notes)
@@ -112,12 +120,20 @@ def _load_text(settings: TrainSettings) -> Data:
 def _load_rows(settings: TrainSettings, train: Pairs, held_out: Pairs) -> Data:
     tokenizer, notes = _tokenizer(settings, [text for row in train + held_out for text in row])
     parts = []
-    for part in (train, held_out):
-        pairs = [(encode_prompt(tokenizer, p), [*encode(tokenizer, c), tokenizer.eos_token_id]) for p, c in part]
+    for part, before in ((train, 0), (held_out, 0 if settings.eval_file else len(train))):
+        where = (
+            f"--eval_file {settings.eval_file}"
+            if settings.eval_file and part is held_out
+            else f"--train_file {settings.train_file}"
+        )
+        prompts = encode_prompts(tokenizer, [prompt for prompt, _ in part], where)
+        completions = encode(tokenizer, [completion for _, completion in part], where)
+        end = tokenizer.eos_token_id
+        pairs = [(prompt, [*completion, end]) for prompt, completion in zip(prompts, completions, strict=True)]
         longest = max(range(len(pairs)), key=lambda i: len(pairs[i][0]))
         if len(pairs[longest][0]) >= settings.seq_length:
             raise ValueError(
-                f"--seq_length {settings.seq_length}: row {longest + 1} has a prompt of {len(pairs[longest][0])} tokens and no room "
+                f"--seq_length {settings.seq_length}: row {before + longest + 1} has a prompt of {len(pairs[longest][0])} tokens and no room "
                 f"for a completion; give --seq_length {len(pairs[longest][0]) + 64} or more"
             )
         cut = [(p, c[: settings.seq_length - len(p)]) for p, c in pairs]
@@ -128,9 +144,9 @@ def _load_rows(settings: TrainSettings, train: Pairs, held_out: Pairs) -> Data:
     return Data(tokenizer, *parts, partial(collate_rows, pad=tokenizer.pad_token_id), notes)
 
 
-def encode_prompt(tokenizer: PreTrainedTokenizerBase, prompt: str) -> list[int]:
-    """A prompt's ids; the end-of-text token stands for an empty prompt, for there must be a last position to route from."""
-    return encode(tokenizer, prompt) or [tokenizer.eos_token_id]
+def encode_prompts(tokenizer: PreTrainedTokenizerBase, prompts: list[str], where: str = "--prompt") -> list[list[int]]:
+    """Prompts' ids; the end-of-text token stands for an empty prompt, for there must be a last position to route from."""
+    return [ids or [tokenizer.eos_token_id] for ids in encode(tokenizer, prompts, where)]
 
 
 def _tokenizer(settings: TrainSettings, texts: list[str]) -> tuple[PreTrainedTokenizerBase, list[str]]:
@@ -146,7 +162,7 @@ def _tokenizer(settings: TrainSettings, texts: list[str]) -> tuple[PreTrainedTok
 
 def read_text(path: str, flag: str) -> str:
     """A whole UTF-8 text file. Raises ValueError naming `flag` if it is missing, empty, binary or not UTF-8."""
-    if not Path(path).is_file():
+    if not os.path.isfile(path):
         raise ValueError(f"{flag} {path}: no such file; give the path of a text or .jsonl file")
     data = Path(path).read_bytes()
     if not data.strip():
@@ -154,7 +170,7 @@ def read_text(path: str, flag: str) -> str:
     if b"\0" in data:
         raise ValueError(f"{flag} {path}: is binary (a zero byte at {data.index(0)}); give plain UTF-8 text")
     try:
-        return data.decode("utf-8")
+        return data.decode("utf-8-sig")
     except UnicodeDecodeError as e:
         raise ValueError(
             f"{flag} {path}: is not UTF-8 (byte {e.start}); convert it, e.g. iconv -f latin1 -t utf-8"
@@ -164,7 +180,7 @@ def read_text(path: str, flag: str) -> str:
 def read_rows(path: str, flag: str) -> Pairs:
     """(prompt, completion) of every line of a .jsonl file. Raises ValueError naming `flag` and the line."""
     rows = []
-    for number, line in enumerate(read_text(path, flag).splitlines(), 1):
+    for number, line in enumerate(read_text(path, flag).split("\n"), 1):
         if not line.strip():
             continue
         try:
@@ -176,6 +192,8 @@ def read_rows(path: str, flag: str) -> Pairs:
                 raise ValueError(
                     f'{flag} {path}: line {number} has no text `{key}`; every row needs {{"prompt": "...", "completion": "..."}}'
                 )
+        if any("\ud800" <= c <= "\udfff" for c in row["prompt"] + row["completion"]):
+            raise ValueError(f"{flag} {path}: line {number} has half of a surrogate pair; mend or remove it")
         if not row["completion"]:
             raise ValueError(f"{flag} {path}: line {number} has an empty `completion`; mend or remove it")
         rows.append((row["prompt"], row["completion"]))

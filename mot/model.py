@@ -177,11 +177,17 @@ def evaluating(model: PreTrainedModel) -> Iterator[None]:
 
 
 def load_model(path: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, list[int]]:
-    """(model in eval mode, tokenizer, thought token ids) of a directory or hub id; no ids for a model without thoughts.
+    """(model in eval mode, on the accelerator if there is one; tokenizer; thought token ids) of a directory.
+
+    No ids for a model without thoughts.
 
     Raises ValueError where there is no such model or it is half-written.
     """
-    if Path(path).exists() and not (Path(path) / "config.json").is_file():
+    if not Path(path).exists():
+        raise ValueError(
+            f"--model {path}: no such directory; give the --output_dir of a finished training run, or fetch a model with `hf download`"
+        )
+    if not (Path(path) / "config.json").is_file():
         raise ValueError(
             f"--model {path}: holds no model (no config.json); give the --output_dir of a finished training run"
         )
@@ -191,4 +197,9 @@ def load_model(path: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, lis
     except (OSError, ValueError, SafetensorError) as e:
         raise ValueError(f"--model {path}: cannot be loaded ({' '.join(str(e).split())[:160]})") from None
     tokenizer.padding_side = "left"
-    return model.eval(), tokenizer, getattr(model.config, "mot", {"thought_token_ids": []})["thought_token_ids"]
+    device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
+    return (
+        model.to(device).eval(),
+        tokenizer,
+        getattr(model.config, "mot", {"thought_token_ids": []})["thought_token_ids"],
+    )

@@ -1,5 +1,6 @@
 """Pictures of a run, drawn from its metrics.jsonl: `curves(output_dir)` writes curves.png."""
 
+import shlex
 from pathlib import Path
 
 from mot.tracking import METRICS, read_metrics
@@ -39,8 +40,8 @@ def curves(output_dir: str) -> Path:
     return path
 
 
-def summary(output_dir: str, steps: int, seconds: float, metrics: dict[str, float], picture: Path):
-    """A table for the end of a run: what was reached, what was written where, what to try next."""
+def summary(steps: int, seconds: float, metrics: dict[str, float]):
+    """A table for the end of a run: what was reached."""
     from rich.table import Table
 
     names = {
@@ -54,11 +55,19 @@ def summary(output_dir: str, steps: int, seconds: float, metrics: dict[str, floa
     for name, words in names.items():
         if name in metrics:
             table.add_row(words, f"{metrics[name]:.4f}" + (" nats per token" if "nll" in name else ""))
-    table.add_row("model, tokenizer", f"{output_dir}/")
-    table.add_row("numbers", f"{output_dir}/{METRICS}")
-    table.add_row("curves", str(picture))
-    table.add_row("try next", f"mot think --model {output_dir} --prompt '...'")
     return table
+
+
+def where_to(output_dir: str, picture: Path) -> str:
+    """What was written where, and what to try next: plain lines, so that a path can be copied from any terminal."""
+    return "\n".join(
+        [
+            f"model, tokenizer  {output_dir}/",
+            f"numbers           {output_dir}/{METRICS}",
+            f"curves            {picture}",
+            f"try next          mot think --model {shlex.quote(output_dir)} --prompt '...'",
+        ]
+    )
 
 
 def side_by_side(thoughts, verdicts: list[str] | None = None):

@@ -27,7 +27,7 @@ from transformers import (
     TopPLogitsWarper,
 )
 
-from mot.data import collate_rows, encode_prompt
+from mot.data import collate_rows, encode_prompts
 from mot.model import load_model, prefill, score
 from mot.thoughts import choose_thoughts
 from mot.tokenizer import encode
@@ -52,7 +52,7 @@ class MixtureOfThoughts:
 
     @classmethod
     def from_pretrained(cls, path: str) -> "MixtureOfThoughts":
-        """Load from a directory or hub id. Raises ValueError where there is no model."""
+        """Load from a directory. Raises ValueError where there is no model."""
         return cls(*load_model(path))
 
     @property
@@ -106,7 +106,7 @@ class MixtureOfThoughts:
                 f"the model has {N} and greedy repeats are copies; give at most {N}, or temperature > 0",
             ),
             ("max_new_tokens", max_new_tokens, max_new_tokens >= 1, "give 1 or more"),
-            ("temperature", temperature, 0 <= temperature < float("inf"), "give 0 (greedy) or more"),
+            ("temperature", temperature, 0 <= temperature < float("inf"), "give a finite number, 0 (greedy) or more"),
             ("top_p", top_p, 0 < top_p <= 1, "give more than 0 and at most 1"),
             ("top_k", top_k, top_k >= 0, "give 0 (off) or more"),
             ("min_p", min_p, 0 <= min_p <= 1, "give 0 (off) to 1"),
@@ -186,10 +186,10 @@ class MixtureOfThoughts:
 
     def nll(self, prompt: str, completion: str) -> dict[str, float]:
         """{"base", "mixture", "oracle"}: nats per token of `completion`. Oracle is the best thought chosen afterwards."""
-        ids = encode(self.tokenizer, completion)
+        (ids,) = encode(self.tokenizer, [completion], "completion")
         if not ids:
             raise ValueError("completion: is empty; give the text to score")
-        batch = collate_rows([(encode_prompt(self.tokenizer, prompt), ids)], pad=self._pad())
+        batch = collate_rows([(*encode_prompts(self.tokenizer, [prompt]), ids)], pad=self._pad())
         scores = score(
             self.model, {name: t.to(self.model.device) for name, t in batch.items()}, self.thoughts, self._pad()
         )
@@ -200,7 +200,7 @@ class MixtureOfThoughts:
 
     def _prefill(self, prompts: list[str]):
         """(batch, router logits [B, N], cache). One forward over the prompts, whatever K."""
-        batch = collate_rows([(encode_prompt(self.tokenizer, prompt), []) for prompt in prompts], pad=self._pad())
+        batch = collate_rows([(ids, []) for ids in encode_prompts(self.tokenizer, prompts)], pad=self._pad())
         batch = {name: t.to(self.model.device) for name, t in batch.items()}
         cache, router_BN = prefill(self.model, batch["prompt"], batch["prompt_mask"], self.thoughts)
         return batch, router_BN if self.thoughts else torch.zeros(len(prompts), 1), cache

@@ -14,7 +14,7 @@ Shapes, here and everywhere in the project:
 The four formulas of training are four functions:
     responsibilities   E-step: which thought explains which row (Sinkhorn, rows sum to 1, columns to B/N)
     router_loss        M-step: the router learns the responsibilities
-    diversity          M-step: generalised Jensen-Shannon divergence between thoughts on the same continuation
+    diversity          M-step: what the thought says about the continuation (Jensen-Shannon divergence, mixture weights)
     usage_entropy      M-step: all thoughts are used
 What is read off a trained mixture: mixture_nll, oracle_nll, specialisation, effective_thoughts. How K thoughts are picked:
 choose_thoughts. Nothing here knows a model, a tokenizer or a file; all randomness is a `torch.Generator`.
@@ -58,17 +58,24 @@ def router_loss(q_BN: Tensor, router_logits_BN: Tensor) -> Tensor:
     return -(q_BN.detach() * router_logits_BN.float().log_softmax(-1)).sum(-1)
 
 
-def diversity(logits_MRTV: Tensor) -> Tensor:
-    """Generalised Jensen-Shannon divergence [R, T], nats, between M thoughts' next-token distributions.
+def diversity(logits_MRTV: Tensor, targets_RT: Tensor, mask_RT: Tensor) -> Tensor:
+    """What the identity of the thought says about the continuation [R], nats per continuation, for M thoughts on R rows.
 
-        JSD = H(mean_m p_m) - mean_m H(p_m)
+        sum over t of  JSD_w(t) = H(sum_m w_m p_m) - sum_m w_m H(p_m),      w_m(t) = p(m | x, y_<t)
 
-    This is the information that the identity of the thought carries about the next token: 0 when all M agree, log M when
-    their supports are disjoint, never more. Source: Lin 1991, eq. 5.1, uniform weights.
+    p_m are the next-token distributions of M thoughts on the same continuation (`targets_RT`, of which `mask_RT` tells real
+    from pad), w their posterior after the tokens so far, without gradient, from a uniform prior. By the chain rule this is
+    the mutual information I(m; y | x) along one y: 0 when all M agree; a token gives at most log M, and so does the whole,
+    in expectation over the mixture's own y. Source: Lin 1991, eq. 5.1 (the divergence), with the weights of a mixture.
+    Without the weights a thought is also paid for disagreeing where it would never have gone, and learns to talk nonsense
+    there: docs/RESULTS.md, "What makes thoughts divide places".
     """
     logp = logits_MRTV.float().log_softmax(-1)
-    log_mean = logp.logsumexp(0) - math.log(len(logp))
-    return (logp.exp() * (logp - log_mean)).sum(-1).mean(0)
+    said_MRT = logp.detach().gather(-1, targets_RT[None, ..., None].expand(len(logp), -1, -1, 1))[..., 0] * mask_RT
+    log_w = (said_MRT.cumsum(-1) - said_MRT).log_softmax(0)[..., None]
+    log_mean = (log_w + logp).logsumexp(0)
+    jsd_RT = (log_w.exp() * logp.exp() * (logp - log_mean)).sum(-1).sum(0)
+    return (jsd_RT * mask_RT).sum(-1)
 
 
 def usage_entropy(mean_probs_N: Tensor, batch_mean_N: Tensor | None = None) -> Tensor:

@@ -84,15 +84,17 @@ def thought_ids(tokenizer: PreTrainedTokenizerBase, num_thoughts: int) -> list[i
     return [] if num_thoughts == 1 else tokenizer.convert_tokens_to_ids([thought_token(k) for k in range(num_thoughts)])
 
 
-def encode(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
-    """Text as it is, to ids: special tokens spelt out in the text stay text wherever the tokenizer can tell them apart.
+def encode(tokenizer: PreTrainedTokenizerBase, texts: list[str], where: str) -> list[list[int]]:
+    """Texts as they are, to ids: special tokens spelt out in a text stay text.
 
-    Raises ValueError if the text has a character that a character tokenizer does not know.
+    Raises ValueError naming `where` if a text has a character that a character tokenizer does not know.
     """
-    ids = tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
-    if tokenizer.unk_token == UNKNOWN and tokenizer.unk_token_id in ids:
-        known = tokenizer.get_vocab()
-        raise ValueError(
-            f"text has the character {next(c for c in text if c not in known)!r}, which the model has never seen; leave it out"
-        )
-    return ids
+    if not texts:
+        return []
+    known = tokenizer.get_vocab() if tokenizer.unk_token == UNKNOWN else None
+    rows = tokenizer(texts, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+    for text, ids in zip(texts, rows, strict=True):
+        if known is not None and tokenizer.unk_token_id in ids:
+            character = next(c for c in text if c not in known)
+            raise ValueError(f"{where}: has the character {character!r}, which the model has never seen; leave it out")
+    return rows

@@ -4,7 +4,8 @@ import json
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Column
 from transformers import TrainerCallback
 
 METRICS = "metrics.jsonl"
@@ -28,14 +29,14 @@ class RunLog(TrainerCallback):
         self.console = Console(stderr=True)
         self.numbers: dict[str, float] = {}
         self.bar = Progress(
-            TextColumn(title),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[numbers]}"),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
+            MofNCompleteColumn(table_column=Column(min_width=2 * len(str(steps)) + 1)),
+            TextColumn("left", table_column=Column(min_width=4)),
+            TimeRemainingColumn(table_column=Column(min_width=7)),
+            TextColumn(
+                "{task.fields[numbers]}", markup=False, table_column=Column(ratio=1, no_wrap=True, overflow="ellipsis")
+            ),
             console=self.console,
+            expand=True,
             disable=not self.console.is_terminal,
         )
         self.task = self.bar.add_task(title, total=steps, numbers="")
@@ -56,8 +57,8 @@ class RunLog(TrainerCallback):
         with self.path.open("a") as file:
             file.write(json.dumps({"step": state.global_step, **logs}) + "\n")
         self.numbers |= logs
-        numbers = [f"{short} {self.numbers[name]:.3f}" for name, short in SHOWN.items() if name in self.numbers]
-        numbers += [f"{self.numbers['tokens_per_second']:,.0f} tokens/s"] * ("tokens_per_second" in self.numbers)
+        numbers = [f"{self.numbers['tokens_per_second']:,.0f} tokens/s"] * ("tokens_per_second" in self.numbers)
+        numbers += [f"{short} {self.numbers[name]:.3f}" for name, short in SHOWN.items() if name in self.numbers]
         self.bar.update(self.task, numbers="  ".join(numbers))
         if any(name.startswith("eval_") for name in logs) and not self.console.is_terminal:
             self.console.print(

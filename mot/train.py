@@ -32,11 +32,7 @@ TEMPERATURE = (
     0.05,
 )  # tau of the responsibilities, nats per token: first .. last, geometric over ANNEAL of the steps
 ANNEAL = 0.6
-DIVERSITY_SHARE, DIVERSITY_THOUGHTS = (
-    1 / 8,
-    4,
-)  # the JSD is taken on this share of the rows, between the winner and 3 others
-DIVERSITY_CAP = 0.5  # of log M: beyond it, difference is not rewarded
+DIVERSITY_SHARE, DIVERSITY_THOUGHTS = 1 / 16, 4  # on this share of the rows, between the winner and three others
 
 
 @dataclass
@@ -57,7 +53,6 @@ def train(settings: TrainSettings) -> Result | None:
         raise ValueError("--fp16: needs a GPU and there is none; leave it out, or give --bf16")
     if settings.use_wandb:
         _require_wandb()
-    resume_from = resumable(settings.resume_from) if settings.resume_from else None
     data = load_data(
         settings,
         (tasks.training(settings.task, settings.seed), tasks.held_out(settings.task)) if settings.task else None,
@@ -67,9 +62,14 @@ def train(settings: TrainSettings) -> Result | None:
         print("\n".join(dry_run(settings, data, steps)))
         return None
 
-    output_dir = claim(
-        settings.output(), overwrite=settings.overwrite, resuming=resume_from is not None, settings=asdict(settings)
-    )
+    if settings.resume_from:
+        shape = {
+            "hidden_size": settings.hidden_size,
+            "num_hidden_layers": settings.num_layers,
+            "vocab_size": len(data.tokenizer),
+        }
+        resumable(settings.resume_from, shape)
+    output_dir = claim(settings.output(), settings.overwrite, settings.resume_from, asdict(settings))
     model = build_model(settings, data.tokenizer)
     if settings.bf16 and not torch.accelerator.is_available():
         model.set_attn_implementation(
@@ -79,7 +79,7 @@ def train(settings: TrainSettings) -> Result | None:
     trainer = MixtureTrainer(settings, data, model, steps, output_dir, callbacks=[log])
     begin = time.perf_counter()
     try:
-        trainer.train(resume_from_checkpoint=resume_from)
+        trainer.train(resume_from_checkpoint=settings.resume_from)
     finally:
         log.close()
     trainer.save_model(output_dir)
@@ -88,7 +88,7 @@ def train(settings: TrainSettings) -> Result | None:
 
 def total_steps(settings: TrainSettings, data: Data) -> int:
     """Optimizer steps of the run."""
-    batches = math.ceil(len(data.train) / settings.batch_size)
+    batches = max(1, len(data.train) // settings.batch_size)
     per_epoch = math.ceil(batches / settings.gradient_accumulation_steps)
     return settings.max_steps or max(1, math.ceil(settings.num_epochs * per_epoch))
 
@@ -138,7 +138,7 @@ class MixtureTrainer(Trainer):
         self._reset_window()
         super().__init__(
             model=model,
-            args=training_arguments(settings, steps, output_dir),
+            args=training_arguments(settings, len(data.train), steps, output_dir),
             data_collator=data.collate,
             train_dataset=data.train,
             eval_dataset=_evenly(data.eval, settings.eval_rows),
@@ -181,13 +181,14 @@ class MixtureTrainer(Trainer):
                         length_B = part["completion_mask"][:, : logp_BNT.shape[-1]].sum(1)
                         scores.append(logp_BNT.sum(-1) / length_B[:, None])
                         router.append(router_BN)
-            q_carrying = responsibilities(torch.cat(scores), self.temperature()).cpu()
+            q_carrying = responsibilities(torch.cat(scores).cpu(), self.temperature())
             # Drawn from Q, not its argmax: while tau is high no accident of the first weights is cemented.
             winner = torch.multinomial(q_carrying, 1, generator=g)[:, 0]
             ids = torch.tensor(self.thoughts)
             token_B[carries], q_BN[carries] = ids[winner], q_carrying
             router_mean_N = torch.cat(router).softmax(-1).mean(0).cpu()
-            if s.diversity_weight:
+            # Rewarded once thoughts have their places: earlier it would cement whatever difference is learnt first.
+            if s.diversity_weight and self.state.global_step >= ANNEAL * self.steps:
                 rows = carries.nonzero()[:, 0]
                 rows = rows[torch.randperm(len(rows), generator=g)[: math.ceil(DIVERSITY_SHARE * len(rows))]]
                 chance = torch.rand(B, N, generator=g)
@@ -221,7 +222,7 @@ class MixtureTrainer(Trainer):
     # M-step ---------------------------------------------------------------------------------------------------------
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None) -> Tensor:
-        """L = CE(x and y) + w_r router - w_d min(JSD, cap) - w_e entropy, this micro-batch's share of the step's mean."""
+        """L = CE(x and y) + w_r router - w_d diversity - w_e entropy: this micro-batch's share of the step's mean."""
         s, totals = self.settings, inputs.pop("totals")
         batch = {name: inputs[name] for name in ("prompt", "prompt_mask", "completion", "completion_mask")}
         B, P = batch["prompt"].shape
@@ -247,11 +248,10 @@ class MixtureTrainer(Trainer):
             loss = loss + s.router_weight * losses["router_loss"] - s.entropy_weight * losses["entropy"]
         if len(compared):
             ours, theirs = logits[compared, P:-1], logits[B:, P:-1]
-            jsd_RT = diversity(torch.cat([ours[None], theirs.unflatten(0, (-1, M - 1)).transpose(0, 1)]))
-            mask_RT = batch["completion_mask"][compared]
-            jsd_R = (jsd_RT * mask_RT).sum(1) / mask_RT.sum(1)
-            losses["diversity"] = jsd_R.sum() / totals["compared"]
-            loss = loss - s.diversity_weight * jsd_R.clamp(max=DIVERSITY_CAP * math.log(M)).sum() / totals["compared"]
+            logits_MRTV = torch.cat([ours[None], theirs.unflatten(0, (-1, M - 1)).transpose(0, 1)])
+            said = diversity(logits_MRTV, batch["completion"][compared], batch["completion_mask"][compared])
+            losses["diversity"] = said.sum() / totals["compared"]
+            loss = loss - s.diversity_weight * losses["diversity"]
         self._count(losses={name: value.detach() for name, value in losses.items()})
         return loss
 
@@ -309,8 +309,8 @@ class MixtureTrainer(Trainer):
         return metrics
 
 
-def training_arguments(settings: TrainSettings, steps: int, output_dir: str) -> TrainingArguments:
-    """The Trainer's settings in its own words."""
+def training_arguments(settings: TrainSettings, rows: int, steps: int, output_dir: str) -> TrainingArguments:
+    """The settings in the Trainer's own words, for `rows` training rows."""
     return TrainingArguments(
         output_dir=output_dir,
         run_name=settings.name(),
@@ -329,6 +329,8 @@ def training_arguments(settings: TrainSettings, steps: int, output_dir: str) -> 
         torch_compile=settings.compile,
         use_cpu=not torch.accelerator.is_available(),
         dataloader_num_workers=settings.num_workers,
+        dataloader_drop_last=rows
+        >= settings.batch_size,  # one shape for every step: a ragged batch would be compiled anew
         dataloader_pin_memory=torch.accelerator.is_available(),
         seed=settings.seed,
         logging_steps=max(1, min(50, steps // 100)),

@@ -8,6 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mot import tokenizer as tokenizer_module
 from mot.config import TrainSettings
 from mot.data import (
     Rows,
@@ -15,12 +16,18 @@ from mot.data import (
     branch,
     collate_rows,
     collate_windows,
-    encode_prompt,
+    encode_prompts,
     load_data,
     read_rows,
     read_text,
 )
-from mot.tokenizer import END, PAD, build_tokenizer, encode, load_tokenizer, thought_ids, thought_token
+from mot.tokenizer import END, PAD, build_tokenizer, load_tokenizer, thought_ids, thought_token
+
+
+def encode(tokenizer, text: str) -> list[int]:
+    """One text; the library takes many."""
+    return tokenizer_module.encode(tokenizer, [text], "text")[0]
+
 
 SPECIALS = [END, PAD, thought_token(0), thought_token(3)]
 BPE = build_tokenizer(["the king of night speaks softly to the sleeping sea. " * 20], 300, 4)
@@ -224,8 +231,8 @@ def test_the_end_of_text_token_stands_for_an_empty_prompt(tmp_path):
     data = load(write_rows(tmp_path / "rows.jsonl", ("", "abc"), ("", "bca")))
     end = data.tokenizer.eos_token_id
     assert data.train[0] == ([end], [*encode(data.tokenizer, "abc"), end])
-    assert encode_prompt(data.tokenizer, "") == [end]
-    assert encode_prompt(data.tokenizer, "a") == encode(data.tokenizer, "a")
+    assert encode_prompts(data.tokenizer, [""])[0] == [end]
+    assert encode_prompts(data.tokenizer, ["a"])[0] == encode(data.tokenizer, "a")
 
 
 json_text = st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1, max_size=20)

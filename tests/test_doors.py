@@ -279,7 +279,7 @@ def test_plain_transformers_loads_it_and_gives_the_same_logits(call, trained):
 
     mixture = MixtureOfThoughts.from_pretrained(str(run))
     assert plain["class"] == "LlamaForCausalLM"
-    assert plain["ids"].tolist() == [[*encode(mixture.tokenizer, "the king"), mixture.thoughts[1]]]
+    assert plain["ids"].tolist() == [[*encode(mixture.tokenizer, ["the king"], "text")[0], mixture.thoughts[1]]]
     with torch.no_grad():
         torch.testing.assert_close(mixture.model(plain["ids"]).logits, plain["logits"], rtol=0, atol=0)
     assert not set(plain["said"].flatten().tolist()) & set(mixture.thoughts)  # a thought is never generated

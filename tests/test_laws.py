@@ -218,6 +218,7 @@ def test_diversity_gradient_reaches_the_weights(tmp_path):
         losses[weight] = [p.grad.clone() for p in trainer.model.parameters()]
     changed = [not torch.allclose(a, b, atol=1e-9) for a, b in zip(losses[0.0], losses[0.5], strict=True)]
     assert sum(changed) > len(changed) / 2
+    assert (b["others"] >= 0).any()
 
 
 # Law 8
@@ -268,6 +269,7 @@ def step_of(path, num_thoughts: int, batch_size: int, rows: int | None = None, s
     trainer.current_gradient_accumulation_steps = math.ceil((rows or batch_size) / batch_size)
     items = [data.train[i] for i in range(rows or batch_size)]
     parts = [data.collate(items[i : i + batch_size]) for i in range(0, len(items), batch_size)]
+    trainer.state.global_step = 9  # late in the run: every loss is on
     batches, _ = trainer.get_batch_samples(iter(parts), len(parts), torch.device("cpu"))
     return trainer, batches
 

@@ -78,21 +78,61 @@ def test_without_preference_every_thought_is_as_responsible():
     assert torch.allclose(responsibilities(torch.full((6, 3), -2.0), 0.05), torch.full((6, 3), 1 / 3))
 
 
-@given(seeds, st.integers(2, 6), st.integers(2, 7))
-def test_diversity_is_zero_for_copies_log_m_for_disjoint_and_the_slow_formula_between(seed, M, V):
+def slow_diversity(logits, targets, mask):
+    """One row, one token and one thought at a time."""
+    M, R, T, _ = logits.shape
+    p = logits.double().softmax(-1)
+    total = torch.zeros(R, dtype=torch.float64)
+    for r in range(R):
+        weight = torch.full((M,), 1 / M, dtype=torch.float64)
+        for t in range(T):
+            if mask[r, t]:
+                mean = sum(weight[m] * p[m, r, t] for m in range(M))
+                total[r] += torch.special.entr(mean).sum() - sum(
+                    weight[m] * torch.special.entr(p[m, r, t]).sum() for m in range(M)
+                )
+                weight = weight * p[:, r, t, targets[r, t]]
+                weight = weight / weight.sum()
+    return total
+
+
+@given(seeds, st.integers(2, 5), st.integers(2, 7))
+def test_diversity_equals_the_slow_formula_and_a_token_gives_at_most_log_m(seed, M, V):
     logits = draw(seed, M, 2, 3, V, scale=3.0)
-    p = logits.float().softmax(-1)
+    targets = torch.randint(V, (2, 3), generator=torch.Generator().manual_seed(seed))
+    mask = torch.tensor([[1, 1, 1], [1, 1, 0]])
+    assert torch.allclose(diversity(logits, targets, mask).double(), slow_diversity(logits, targets, mask), atol=1e-4)
+    one = torch.tensor([[1, 0, 0], [0, 1, 0]])
+    assert (diversity(logits, targets, one) <= math.log(M) + 1e-6).all()
 
-    def entropy(p):
-        return torch.special.entr(p).sum(-1)
 
-    slow = entropy(p.mean(0)) - entropy(p).mean(0)
-    assert torch.allclose(diversity(logits), slow, atol=1e-5)
-    assert (diversity(logits) <= math.log(M) + 1e-6).all()
-    assert torch.allclose(diversity(logits[:1].expand(M, -1, -1, -1)), torch.zeros(2, 3), atol=1e-6)
-    disjoint = torch.full((M, 1, 1, M), -200.0)
-    disjoint[range(M), 0, 0, range(M)] = 0
-    assert torch.allclose(diversity(disjoint), torch.tensor(math.log(M)))
+def test_diversity_is_zero_for_copies_and_log_m_for_disjoint_thoughts():
+    targets, mask = torch.zeros(2, 3, dtype=torch.long), torch.ones(2, 3, dtype=torch.long)
+    copies = draw(0, 1, 2, 3, 5).expand(4, -1, -1, -1)
+    assert torch.allclose(diversity(copies, targets, mask), torch.zeros(2), atol=1e-6)
+    disjoint = torch.full((4, 2, 3, 4), -200.0)
+    for m in range(4):
+        disjoint[m, :, :, m] = 0
+    # the first token tells the thoughts apart; after it nothing is left to say
+    assert torch.allclose(diversity(disjoint, targets, mask), torch.full((2,), math.log(4)))
+
+
+def test_diversity_is_the_mutual_information_of_thought_and_continuation():
+    """Averaged over the mixture's own continuations it is I(m; y), here by enumerating all y of two tokens."""
+    M, V = 3, 3
+    first, second = draw(1, M, V, scale=2.0), draw(2, M, V, V, scale=2.0)
+    p1, p2 = first.softmax(-1), second.softmax(-1)
+    joint = p1[:, :, None] * p2 / M
+    information = (joint * (joint / joint.sum(0) / (1 / M)).log()).sum()
+    expected = 0.0
+    for a in range(V):
+        for b in range(V):
+            logits = torch.stack([first, second[:, a]], 1)[:, None]
+            expected += (
+                joint[:, a, b].sum() * diversity(logits, torch.tensor([[a, b]]), torch.ones(1, 2, dtype=torch.long))[0]
+            )
+    assert expected.item() == pytest.approx(information.item(), abs=1e-5)
+    assert information <= math.log(M)
 
 
 @given(seeds, st.integers(2, 8))
