@@ -27,11 +27,9 @@ from mot.thoughts import diversity, effective_thoughts, responsibilities, router
 from mot.tokenizer import thought_ids
 from mot.tracking import RunLog
 
-TEMPERATURE = (
-    1.0,
-    0.05,
-)  # tau of the responsibilities, nats per token: first .. last, geometric over ANNEAL of the steps
-ANNEAL = 0.6
+TEMPERATURE = (1.0, 0.05)  # tau of the responsibilities, nats per token, at the first step and after the anneal
+ANNEAL = 0.6  # of the steps: tau falls geometrically
+DIVERSITY_FROM = ANNEAL  # of the steps: earlier it would cement whatever difference is learnt first
 DIVERSITY_SHARE, DIVERSITY_THOUGHTS = 1 / 16, 4  # on this share of the rows, between the winner and three others
 
 
@@ -53,33 +51,28 @@ def train(settings: TrainSettings) -> Result | None:
         raise ValueError("--fp16: needs a GPU and there is none; leave it out, or give --bf16")
     if settings.use_wandb:
         _require_wandb()
-    data = load_data(
-        settings,
-        (tasks.training(settings.task, settings.seed), tasks.held_out(settings.task)) if settings.task else None,
-    )
+    task_rows = (tasks.training(settings.task, settings.seed), tasks.held_out(settings.task)) if settings.task else None
+    data = load_data(settings, task_rows)
     steps = total_steps(settings, data)
     if settings.dry_run:
         print("\n".join(dry_run(settings, data, steps)))
         return None
 
     if settings.resume_from:
-        shape = {
-            "hidden_size": settings.hidden_size,
-            "num_hidden_layers": settings.num_layers,
-            "vocab_size": len(data.tokenizer),
-        }
-        resumable(settings.resume_from, shape)
+        shape = {"hidden_size": settings.hidden_size, "num_hidden_layers": settings.num_layers}
+        resumable(settings.resume_from, shape | {"vocab_size": len(data.tokenizer)})
     output_dir = claim(settings.output(), settings.overwrite, settings.resume_from, asdict(settings))
     model = build_model(settings, data.tokenizer)
     if settings.bf16 and not torch.accelerator.is_available():
-        model.set_attn_implementation(
-            "eager"
-        )  # on a CPU, SDPA's bfloat16 backward takes longer than the rest of the step
+        # On a CPU, SDPA's backward in bfloat16 takes as long as everything else in the step together.
+        model.set_attn_implementation("eager")
     log = RunLog(output_dir, steps, title=settings.name())
     trainer = MixtureTrainer(settings, data, model, steps, output_dir, callbacks=[log])
     begin = time.perf_counter()
     try:
         trainer.train(resume_from_checkpoint=settings.resume_from)
+        if trainer.evaluated_at != trainer.state.global_step:
+            trainer.evaluate()
     finally:
         log.close()
     trainer.save_model(output_dir)
@@ -99,21 +92,14 @@ def dry_run(settings: TrainSettings, data: Data, steps: int) -> list[str]:
         parameters = build_model(settings, data.tokenizer).num_parameters()
     rows_per_step = settings.batch_size * settings.gradient_accumulation_steps
     mean_length = data.train.tokens() / len(data.train)
-    # fp32 weights, gradients and two moments; then per row and layer about 34 h + attention's two score matrices, and the logits
-    state = 16 * parameters
-    bytes_per_value = 2 if settings.fp16 or settings.bf16 else 4
-    extra = 1 + DIVERSITY_SHARE * (min(DIVERSITY_THOUGHTS, settings.num_thoughts) - 1) * (settings.num_thoughts > 1)
-    activations = (
-        bytes_per_value
-        * settings.batch_size
-        * extra
-        * mean_length
-        * (17 * settings.hidden_size * settings.num_layers + 3 * len(data.tokenizer))
-    )
+    thoughts = settings.num_thoughts if settings.num_thoughts > 1 else 0
+    state = 16 * parameters  # fp32 weights, gradients and two moments
+    # A token leaves about 30 values of the model's width in every layer for the backward pass, and its logits three times.
+    per_token = 30 * settings.hidden_size * settings.num_layers + 3 * len(data.tokenizer)
+    rows = settings.batch_size * (1 + DIVERSITY_SHARE * (min(DIVERSITY_THOUGHTS, thoughts or 1) - 1))
+    activations = rows * mean_length * per_token * (2 if settings.fp16 or settings.bf16 else 4)
     scored = min(settings.estep_tokens or settings.seq_length, mean_length)
-    estep = (
-        4 * settings.batch_size * settings.num_thoughts * (settings.num_thoughts > 1) * scored * 2 * len(data.tokenizer)
-    )
+    estep = settings.batch_size * thoughts * scored * 2 * len(data.tokenizer) * 4  # logits and their softmax
     return [
         *data.notes,
         f"parameters  {parameters:,}",
@@ -131,10 +117,10 @@ class MixtureTrainer(Trainer):
         self.settings, self.data, self.steps = settings, data, steps
         self.thoughts = thought_ids(data.tokenizer, settings.num_thoughts)
         self.pad = data.tokenizer.pad_token_id
-        self.scored = (
-            settings.estep_tokens if isinstance(data.train, Windows) else 0
-        )  # a row's completion has an end: all of it
+        # A window has no end of its own; a row's completion has, and is judged whole.
+        self.scored = settings.estep_tokens if isinstance(data.train, Windows) else 0
         self.last_evaluation: dict[str, float] = {}
+        self.evaluated_at = -1
         self._reset_window()
         super().__init__(
             model=model,
@@ -187,8 +173,7 @@ class MixtureTrainer(Trainer):
             ids = torch.tensor(self.thoughts)
             token_B[carries], q_BN[carries] = ids[winner], q_carrying
             router_mean_N = torch.cat(router).softmax(-1).mean(0).cpu()
-            # Rewarded once thoughts have their places: earlier it would cement whatever difference is learnt first.
-            if s.diversity_weight and self.state.global_step >= ANNEAL * self.steps:
+            if s.diversity_weight and self.state.global_step >= DIVERSITY_FROM * self.steps:
                 rows = carries.nonzero()[:, 0]
                 rows = rows[torch.randperm(len(rows), generator=g)[: math.ceil(DIVERSITY_SHARE * len(rows))]]
                 chance = torch.rand(B, N, generator=g)
@@ -302,7 +287,7 @@ class MixtureTrainer(Trainer):
             metrics[f"{metric_key_prefix}_specialisation"] = scores["specialisation"].mean().item()
             usage = torch.bincount(scores["winner"], minlength=len(self.thoughts)).double()
             metrics[f"{metric_key_prefix}_effective_thoughts"] = effective_thoughts(usage).item()
-        self.last_evaluation = dict(metrics)
+        self.last_evaluation, self.evaluated_at = dict(metrics), self.state.global_step
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         self._since += time.perf_counter() - begin  # tokens per second are training's
