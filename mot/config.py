@@ -88,8 +88,8 @@ class TrainSettings:
         42, "initial weights, order of the data, branch points, choices of the E-step", low=0, high=2**32 - 1
     )
     save_every: int | None = setting(None, "checkpoint interval; default: none but the final model", "steps", low=1)
-    eval_every: int | None = setting(None, "evaluation interval; default: a tenth of the run", "steps", low=1)
-    eval_rows: int = setting(256, "held-out rows used by each evaluation, evenly spaced; 0: all", "rows", low=0)
+    eval_every: int | None = setting(None, "evaluation interval; default: a fifth of the run", "steps", low=1)
+    eval_rows: int = setting(128, "held-out rows used by each evaluation, evenly spaced; 0: all", "rows", low=0)
     resume_from: str | None = setting(None, "a checkpoint directory of this run to go on from")
     overwrite: bool = setting(False, "remove the run that output_dir already holds")
     use_wandb: bool = setting(False, "log to Weights & Biases, project mixture-of-thoughts")

@@ -175,7 +175,9 @@ class MixtureTrainer(Trainer):
             router_mean_N = torch.cat(router).softmax(-1).mean(0).cpu()
             if s.diversity_weight and self.state.global_step >= DIVERSITY_FROM * self.steps:
                 rows = carries.nonzero()[:, 0]
-                rows = rows[torch.randperm(len(rows), generator=g)[: math.ceil(DIVERSITY_SHARE * len(rows))]]
+                # Rounded up or down by chance: always up would cost a batch of 8 a third of its step.
+                count = int(DIVERSITY_SHARE * len(rows) + torch.rand((), generator=g))
+                rows = rows[torch.randperm(len(rows), generator=g)[:count]]
                 chance = torch.rand(B, N, generator=g)
                 chance[carries] = chance[carries].scatter(1, winner[:, None], -1.0)
                 others_BM[rows] = ids[chance[rows].topk(M - 1).indices]
@@ -321,7 +323,7 @@ def training_arguments(settings: TrainSettings, rows: int, steps: int, output_di
         logging_steps=max(1, min(50, steps // 100)),
         logging_nan_inf_filter=False,
         eval_strategy="steps",
-        eval_steps=settings.eval_every or max(1, steps // 10),
+        eval_steps=settings.eval_every or max(1, steps // 5),
         save_strategy="steps" if settings.save_every else "no",
         save_steps=settings.save_every or steps,
         report_to="wandb" if settings.use_wandb else "none",

@@ -213,7 +213,7 @@ def test_one_thought_is_a_plain_language_model_in_loss_gradient_and_samples(tmp_
 def test_diversity_gradient_reaches_the_weights(tmp_path):
     losses = {}
     for weight in (0.0, 0.5):
-        trainer, (b,) = step_of(tmp_path / str(weight), num_thoughts=N, batch_size=8, diversity_weight=weight)
+        trainer, (b,) = step_of(tmp_path / str(weight), num_thoughts=N, batch_size=32, diversity_weight=weight)
         trainer.compute_loss(trainer.model, dict(b)).backward()
         losses[weight] = [p.grad.clone() for p in trainer.model.parameters()]
     changed = [not torch.allclose(a, b, atol=1e-9) for a, b in zip(losses[0.0], losses[0.5], strict=True)]
