@@ -29,6 +29,7 @@ from mot.tracking import RunLog
 
 TEMPERATURE = (1.0, 0.05)  # tau of the responsibilities, nats per token, at the first step and after the anneal
 ANNEAL = 0.6  # of the steps: tau falls geometrically
+LIBRARIES = 0.5 * 2**30  # bytes, resident once torch and transformers are imported
 DIVERSITY_FROM = ANNEAL  # of the steps: earlier it would cement whatever difference is learnt first
 DIVERSITY_SHARE, DIVERSITY_THOUGHTS = 1 / 16, 4  # on this share of the rows, between the winner and three others
 
@@ -105,8 +106,8 @@ def dry_run(settings: TrainSettings, data: Data, steps: int) -> list[str]:
         f"parameters  {parameters:,}",
         f"tokens      {data.train.tokens():,} to train on in {len(data.train):,} rows, {data.eval.tokens():,} held out in {len(data.eval):,} rows",
         f"steps       {steps:,} of {rows_per_step} rows: {steps * rows_per_step / len(data.train):.2f} epochs, {steps * rows_per_step * mean_length:,.0f} tokens",
-        f"memory      about {(state + max(activations, estep)) / 2**30:.2f} GiB: {state / 2**30:.2f} weights and optimizer, "
-        f"{activations / 2**30:.2f} activations, {estep / 2**30:.2f} E-step",
+        f"memory      about {(LIBRARIES + state + max(activations, estep)) / 2**30:.2f} GiB: {LIBRARIES / 2**30:.2f} Python and libraries, "
+        f"{state / 2**30:.2f} weights and optimizer, {activations / 2**30:.2f} activations or {estep / 2**30:.2f} E-step",
     ]
 
 
