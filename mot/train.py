@@ -31,6 +31,7 @@ TEMPERATURE = (1.0, 0.05)  # tau of the responsibilities, nats per token, at the
 ANNEAL = 0.6  # of the steps: tau falls geometrically
 LIBRARIES = 0.5 * 2**30  # bytes, resident once torch and transformers are imported
 DIVERSITY_FROM = ANNEAL  # of the steps: earlier it would cement whatever difference is learnt first
+DIVERSITY_CAP = 0.5  # of log M: more is not rewarded, or text pays for it in likelihood
 DIVERSITY_SHARE, DIVERSITY_THOUGHTS = 1 / 16, 4  # on this share of the rows, between the winner and three others
 
 
@@ -239,7 +240,8 @@ class MixtureTrainer(Trainer):
             logits_MRTV = torch.cat([ours[None], theirs.unflatten(0, (-1, M - 1)).transpose(0, 1)])
             said = diversity(logits_MRTV, batch["completion"][compared], batch["completion_mask"][compared])
             losses["diversity"] = said.sum() / totals["compared"]
-            loss = loss - s.diversity_weight * losses["diversity"]
+            rewarded = said.clamp(max=DIVERSITY_CAP * math.log(M)).sum() / totals["compared"]
+            loss = loss - s.diversity_weight * rewarded
         self._count(losses={name: value.detach() for name, value in losses.items()})
         return loss
 
