@@ -2,7 +2,8 @@
 
     python bench/knobs.py --train_file ../shared/data/shakespeare.txt --seeds 1 2 3
 
-Small character models on Shakespeare. JSD: nats per token on held-out windows, all N thoughts, second half of the window.
+Small character models on Shakespeare. Diversity: what the thought says about the second half of a held-out
+window, all N thoughts, nats (mot.thoughts.diversity).
 Vendi score: effective number of different texts among the N thoughts (T = 0.7) of 16 held-out prompts of 64 characters.
 """
 
@@ -71,12 +72,12 @@ def main() -> None:
     text = Path(args.train_file).read_text()
     held_out = text[len(text) * 9 // 10 :]
     print(
-        f"{'N':>3} {'weight':>6} {'tokens/s':>9} {'JSD':>14} {'Vendi':>14} {'base':>8} {'mixture':>8}   mean (least .. most) over seeds"
+        f"{'N':>3} {'weight':>6} {'tokens/s':>9} {'diversity':>18} {'Vendi':>18} {'base':>8} {'mixture':>8}   mean (least .. most) over seeds"
     )
     for (n, weight), runs in sorted(directories.items()):
         seen = [measure(directory, held_out) for directory in runs]
-        speed, jsd, vendi, base, mixture = ([m[i] for m in seen] for i in range(5))
-        spans = [f"{statistics.mean(v):.3f} ({min(v):.2f}..{max(v):.2f})" for v in (jsd, vendi)]
+        speed, said, vendi, base, mixture = ([m[i] for m in seen] for i in range(5))
+        spans = [f"{statistics.mean(v):.3f} ({min(v):.2f}..{max(v):.2f})" for v in (said, vendi)]
         print(
             f"{n:>3} {weight:>6} {statistics.median(speed):9,.0f} {spans[0]:>18} {spans[1]:>18} {statistics.mean(base):8.4f} {statistics.mean(mixture):8.4f}"
         )
@@ -96,19 +97,18 @@ def measure(directory: Path, held_out: str) -> tuple[float, ...]:
     ids = torch.tensor(encode(mixture.tokenizer, [held_out], "held-out text")[0])
     windows = ids[: len(ids) // 128 * 128].view(-1, 128)[::14][:32]
     with torch.no_grad():
-        logits = [
-            mixture.model(torch.cat([w[:64], torch.tensor([k]), w[64:]])[None]).logits[0, 64:-1]
-            for w in windows
-            for k in mixture.thoughts
+        rows = [
+            torch.stack([torch.cat([w[:64], torch.tensor([k]), w[64:]]) for k in mixture.thoughts]) for w in windows
         ]
-    jsd = diversity(torch.stack(logits).unflatten(0, (len(windows), -1)).transpose(0, 1)).mean().item()
+        logits_NRTV = torch.stack([mixture.model(row).logits[:, 64:-1] for row in rows], 1)
+    said = diversity(logits_NRTV, windows[:, 64:], torch.ones_like(windows[:, 64:]))
     vendi = [
         vendi_score([t.text for t in mixture.think(held_out[i * 6000 : i * 6000 + 64], max_new_tokens=120)])
         for i in range(16)
     ]
     speed = statistics.median(m["tokens_per_second"] for m in metrics if "tokens_per_second" in m)
     last = [m for m in metrics if "eval_base_nll" in m][-1]
-    return speed, jsd, statistics.mean(vendi), last["eval_base_nll"], last["eval_mixture_nll"]
+    return speed, said.mean().item(), statistics.mean(vendi), last["eval_base_nll"], last["eval_mixture_nll"]
 
 
 if __name__ == "__main__":
