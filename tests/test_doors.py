@@ -282,7 +282,8 @@ def test_plain_transformers_loads_it_and_gives_the_same_logits(call, trained):
     assert plain["class"] == "LlamaForCausalLM"
     assert plain["ids"].tolist() == [[*encode(mixture.tokenizer, ["the king"], "text")[0], mixture.thoughts[1]]]
     with torch.no_grad():
-        torch.testing.assert_close(mixture.model(plain["ids"]).logits, plain["logits"], rtol=0, atol=0)
+        # Two processes may split a sum over different numbers of threads: fp32 rounding, nothing more.
+        torch.testing.assert_close(mixture.model(plain["ids"]).logits, plain["logits"], rtol=0, atol=1e-6)
     assert not set(plain["said"].flatten().tolist()) & set(mixture.thoughts)  # a thought is never generated
 
 
