@@ -1,5 +1,6 @@
 # make demo   set-up, then train on `forks` and print eight thoughts side by side (about five minutes on two cores)
 # make test   set-up, then every test
+# make torture  set-up, then every way of losing a run, in full (about ten minutes)
 # make check  set-up, then lint, format and the floors' import contract
 # make setup  the environment alone
 
@@ -7,13 +8,16 @@ PYTHON ?= python3
 BIN := .venv/bin
 SETUP := .venv/.ready
 
-.PHONY: demo test check setup
+.PHONY: demo test torture check setup
 
 demo: $(SETUP)
 	$(BIN)/python train_mot.py --config configs/forks.yaml --output_dir outputs/demo --overwrite
 
 test: $(SETUP)
 	$(BIN)/python -m pytest
+
+torture: $(SETUP)
+	TORTURE=1 $(BIN)/python -m pytest tests/test_survival.py tests/test_faults.py
 
 check: $(SETUP)
 	$(BIN)/ruff check .

@@ -9,29 +9,13 @@ Vendi score: effective number of different texts among the N thoughts (T = 0.7) 
 
 import argparse
 import json
-import os
 import statistics
-import subprocess
-import sys
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-SHAPE = [
-    "--vocab_size",
-    "100",
-    "--hidden_size",
-    "64",
-    "--num_layers",
-    "2",
-    "--batch_size",
-    "16",
-    "--seq_length",
-    "128",
-    "--max_steps",
-    "600",
-    "--eval_every",
-    "600",
-]
+from runs import train_once
+
+SHAPE = "--vocab_size 100 --hidden_size 64 --num_layers 2 --batch_size 16 --seq_length 128"
+SHAPE += " --max_steps 600 --eval_every 600"
 
 
 def main() -> None:
@@ -41,50 +25,27 @@ def main() -> None:
     parser.add_argument("--output_dir", type=Path, default=Path("outputs/knobs"))
     args = parser.parse_args()
 
-    def run(thoughts: int, weight: float, seed: int) -> Path:
-        directory = args.output_dir / f"thoughts{thoughts}-weight{weight}-seed{seed}"
-        if not (directory / "model.safetensors").is_file():
-            command = [
-                sys.executable,
-                "train_mot.py",
-                "--train_file",
-                args.train_file,
-                *SHAPE,
-                "--num_thoughts",
-                str(thoughts),
-            ]
-            command += [
-                "--diversity_weight",
-                str(weight),
-                "--seed",
-                str(seed),
-                "--output_dir",
-                str(directory),
-                "--overwrite",
-            ]
-            subprocess.run(command, check=True, env=os.environ | {"OMP_NUM_THREADS": "1"}, stdout=subprocess.DEVNULL)
-        return directory
+    def run(thoughts: int, weight: float, seed: int):
+        flags = [*SHAPE.split(), "--train_file", args.train_file]
+        flags += f"--num_thoughts {thoughts} --diversity_weight {weight} --seed {seed}".split()
+        return train_once(args.output_dir / f"thoughts{thoughts}-weight{weight}-seed{seed}", flags)
 
     settings = [(n, 0.1) for n in (4, 8, 16)] + [(8, w) for w in (0.0, 0.05, 0.2, 0.5)]
-    with ThreadPoolExecutor(2) as pool:
-        jobs = {s: [pool.submit(run, *s, seed) for seed in args.seeds] for s in settings}
-        directories = {s: [job.result() for job in runs] for s, runs in jobs.items()}
+    jobs = {s: [run(*s, seed) for seed in args.seeds] for s in settings}
+    directories = {s: [job.result() for job in of_seeds] for s, of_seeds in jobs.items()}
     text = Path(args.train_file).read_text()
     held_out = text[len(text) * 9 // 10 :]
-    print(
-        f"{'N':>3} {'weight':>6} {'tokens/s':>9} {'diversity':>18} {'Vendi':>18} {'base':>8} {'mixture':>8}   mean (least .. most) over seeds"
-    )
-    for (n, weight), runs in sorted(directories.items()):
-        seen = [measure(directory, held_out) for directory in runs]
-        speed, said, vendi, base, mixture = ([m[i] for m in seen] for i in range(5))
+    columns = f"{'N':>3} {'weight':>6} {'diversity':>18} {'Vendi':>18} {'base':>8} {'mixture':>8}"
+    print(columns + "   mean (least .. most) over seeds")
+    for (n, weight), of_seeds in sorted(directories.items()):
+        said, vendi, base, mixture = zip(*(measure(directory, held_out) for directory in of_seeds), strict=True)
         spans = [f"{statistics.mean(v):.3f} ({min(v):.2f}..{max(v):.2f})" for v in (said, vendi)]
-        print(
-            f"{n:>3} {weight:>6} {statistics.median(speed):9,.0f} {spans[0]:>18} {spans[1]:>18} {statistics.mean(base):8.4f} {statistics.mean(mixture):8.4f}"
-        )
+        nlls = f"{statistics.mean(base):8.4f} {statistics.mean(mixture):8.4f}"
+        print(f"{n:>3} {weight:>6} {spans[0]:>18} {spans[1]:>18} {nlls}")
 
 
 def measure(directory: Path, held_out: str) -> tuple[float, ...]:
-    """(training tokens per second, JSD, Vendi score, base NLL, mixture NLL) of one run."""
+    """(diversity, Vendi score, base NLL, mixture NLL) of one run."""
     import torch
 
     from mot import MixtureOfThoughts
@@ -106,9 +67,8 @@ def measure(directory: Path, held_out: str) -> tuple[float, ...]:
         vendi_score([t.text for t in mixture.think(held_out[i * 6000 : i * 6000 + 64], max_new_tokens=120)])
         for i in range(16)
     ]
-    speed = statistics.median(m["tokens_per_second"] for m in metrics if "tokens_per_second" in m)
     last = [m for m in metrics if "eval_base_nll" in m][-1]
-    return speed, said.mean().item(), statistics.mean(vendi), last["eval_base_nll"], last["eval_mixture_nll"]
+    return said.mean().item(), statistics.mean(vendi), last["eval_base_nll"], last["eval_mixture_nll"]
 
 
 if __name__ == "__main__":

@@ -6,7 +6,8 @@ Each command parses first and imports torch after, so that --help and a mistyped
 import sys
 from collections.abc import Callable
 
-from mot.config import ThinkSettings, TrainSettings, fail, parse
+from mot.config import DATASETS, DataSettings, ThinkSettings, TrainSettings, fail, parse
+from mot.interrupt import Interruption
 
 
 def train(argv: list[str] | None = None, prog: str = "mot train") -> None:
@@ -15,18 +16,24 @@ def train(argv: list[str] | None = None, prog: str = "mot train") -> None:
     _quiet()
     from mot import evaluate, report
     from mot.train import train as run
+    from mot.train import upload
 
     result = run(settings)
     if result is None:
         return
-    picture = report.curves(result.output_dir)
+    try:
+        page = str(report.write(result.output_dir))
+    except OSError as e:  # the model is written: a disk that is full now costs the pictures only
+        page = f"not written: {e.strerror}"
+    if result.remote:
+        upload(result, ["report"])
     from rich.console import Console
 
     console = Console(highlight=False)
     for note in result.notes:
         console.print(note)
     console.print(report.summary(result.steps, result.seconds, result.metrics))
-    print(report.where_to(result.output_dir, picture))
+    print(report.where_to(result.output_dir, page))
     if settings.task:
         from mot.think import MixtureOfThoughts
 
@@ -66,7 +73,25 @@ def think(argv: list[str] | None = None, prog: str = "mot think") -> None:
         Console().print(report.side_by_side(thoughts))
 
 
-COMMANDS: dict[str, Callable[..., None]] = {"train": train, "think": think}
+def data(argv: list[str] | None = None, prog: str = "mot data") -> None:
+    """fetch a data set of the guide as plain text: shakespeare, wikitext103 or openwebtext"""
+    settings = parse(DataSettings, argv, prog, data.__doc__)
+    import os
+
+    from mot.storage import save_dataset
+
+    output = settings.output or f"data/{settings.name}.txt"
+    if os.path.exists(output):
+        print(
+            f"{output}: is there already ({os.path.getsize(output) / 1e6:,.1f} MB) and is kept; remove it to fetch it anew"
+        )
+        return
+    url, end = DATASETS[settings.name]
+    size = save_dataset(url, output, end, settings.max_megabytes)
+    print(f"{output}: {size / 1e6:,.1f} MB; next: python train_mot.py --train_file {output}")
+
+
+COMMANDS: dict[str, Callable[..., None]] = {"train": train, "think": think, "data": data}
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -82,11 +107,12 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def run(command: Callable[..., None], argv: list[str] | None = None, **where) -> None:
-    """Call a command; a user's mistake (ValueError) is one line and exit code 2."""
-    try:
-        command(argv, **where)
-    except ValueError as e:
-        fail(str(e))
+    """Call a command; a user's mistake (ValueError) is one line and exit code 2, a signal exit code 143 or 130."""
+    with Interruption():  # from here on, while the libraries are still being imported
+        try:
+            command(argv, **where)
+        except ValueError as e:
+            fail(str(e))
 
 
 def _quiet() -> None:

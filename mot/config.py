@@ -16,9 +16,13 @@ from typing import NoReturn, TypeVar
 Settings = TypeVar("Settings")
 
 
-def setting(default, help, unit="", group="run", low=None, high=None, above=None, endless=False):
-    """A dataclass field with what a person needs to know: help, unit, the range `[low, high]` or `> above`, may it be inf."""
+def setting(default, help, unit="", group="run", low=None, high=None, above=None, endless=False, positional=False):
+    """A dataclass field with what a person needs to know: help, unit, the range `[low, high]` or `> above`, may it be inf.
+
+    `positional`: on the command line it is a word without a flag.
+    """
     about = {"help": help, "unit": unit, "group": group, "low": low, "high": high, "above": above, "endless": endless}
+    about["positional"] = positional
     return dataclasses.field(default=default, metadata=about)
 
 
@@ -78,21 +82,35 @@ class TrainSettings:
         0.1, "share of the steps in which the learning rate rises; then cosine to 5 %%", group="training", low=0, high=1
     )
     weight_decay: float = setting(0.1, "AdamW, on matrices", group="training", low=0)
+    dropout: float = setting(0.0, "of attention weights, in the M-step", group="training", low=0, high=0.9)
     fp16: bool = setting(False, "mixed precision with loss scaling (GPU)", group="training")
     bf16: bool = setting(False, "mixed precision in bfloat16 (GPU or CPU)", group="training")
     compile: bool = setting(False, "torch.compile the model", group="training")
+    save_memory: bool = setting(
+        False, "recompute activations in the backward pass: less memory, more time", group="training"
+    )
+    fsdp: bool = setting(
+        False,
+        "torchrun: shard weights and optimizer over the processes (FSDP) instead of copying them",
+        group="training",
+    )
 
     output_dir: str | None = setting(None, "where everything is written; default outputs/RUN_NAME")
     run_name: str | None = setting(None, "default: data, thoughts and seed")
     seed: int = setting(
         42, "initial weights, order of the data, branch points, choices of the E-step", low=0, high=2**32 - 1
     )
-    save_every: int | None = setting(None, "checkpoint interval; default: none but the final model", "steps", low=1)
+    save_every: int | None = setting(None, "checkpoint interval; default: a tenth of the run", "steps", low=1)
+    save_total_limit: int = setting(3, "complete checkpoints to keep", "checkpoints", low=1)
     eval_every: int | None = setting(None, "evaluation interval; default: a fifth of the run", "steps", low=1)
     eval_rows: int = setting(128, "held-out rows used by each evaluation, evenly spaced; 0: all", "rows", low=0)
-    resume_from: str | None = setting(None, "a checkpoint directory of this run to go on from")
+    resume_from: str | None = setting(
+        None, "auto: the newest good checkpoint of output_dir, if any; or a checkpoint's or run's directory"
+    )
+    allow_changed: bool = setting(False, "resume although data or settings are not the checkpoint's")
     overwrite: bool = setting(False, "remove the run that output_dir already holds")
     use_wandb: bool = setting(False, "log to Weights & Biases, project mixture-of-thoughts")
+    track: str | None = setting(None, "log to tensorboard or trackio as well, below output_dir")
     dry_run: bool = setting(False, "print parameters, tokens, steps and memory, and stop")
 
     def validate(self) -> None:
@@ -107,6 +125,8 @@ class TrainSettings:
             raise ValueError(f"--task {self.task}: unknown; there is {', '.join(TASKS)}")
         if self.eval_file and self.task:
             raise ValueError(f"--eval_file {self.eval_file}: a task brings its own held-out prompts; leave it out")
+        if self.track and self.track not in TRACKERS:
+            raise ValueError(f"--track {self.track}: unknown; there is {', '.join(TRACKERS)}, and --use_wandb")
         if self.fp16 and self.bf16:
             raise ValueError("--fp16 and --bf16: give one of them")
         if self.hidden_size % self.heads():
@@ -143,6 +163,7 @@ class TrainSettings:
 
 
 TASKS = ("forks",)
+TRACKERS = ("tensorboard", "trackio")
 
 
 @dataclass
@@ -172,6 +193,34 @@ class ThinkSettings:
         for name in ("model", "prompt"):
             if getattr(self, name) is None:
                 raise ValueError(f"--{name}: missing; e.g. mot think --model outputs/run --prompt 'ROMEO:'")
+
+
+DATASETS = {  # where they live today, and what stands behind each row: rows of wikitext are lines, of openwebtext documents
+    "shakespeare": ("https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt", ""),
+    "wikitext103": ("hf://datasets/Salesforce/wikitext/wikitext-103-raw-v1/train-*.parquet", "\n"),
+    "openwebtext": ("hf://datasets/Skylion007/openwebtext@refs/convert/parquet/plain_text/*train/*.parquet", "\n\n"),
+}
+
+
+@dataclass
+class DataSettings:
+    """Everything `mot data` can be told."""
+
+    name: str | None = setting(
+        None, "shakespeare (1 MB), wikitext103 (540 MB) or openwebtext (40 GB)", group="data", positional=True
+    )
+    output: str | None = setting(None, "file to write; default data/NAME.txt", group="data")
+    max_megabytes: float = setting(
+        1000.0, "stop after so much text; inf: all of it", "MB of 10^6 bytes", "data", above=0, endless=True
+    )
+
+    def validate(self) -> None:
+        check_ranges(self)
+        if self.name not in DATASETS:
+            given = "no NAME given" if self.name is None else f"{self.name}: unknown"
+            raise ValueError(f"mot data: {given}; there is {', '.join(DATASETS)}")
+        if self.output and "://" in self.output:
+            raise ValueError(f"--output {self.output}: must be a local file; copy it to the bucket afterwards")
 
 
 def check_ranges(settings) -> None:
@@ -229,6 +278,8 @@ def parse(cls: type[Settings], argv: list[str] | None, prog: str, description: s
         )
         if _type(f) is bool:
             group.add_argument(f"--{f.name}", action=argparse.BooleanOptionalAction, help=f.metadata["help"])
+        elif f.metadata["positional"]:
+            group.add_argument(f.name, nargs="?", metavar=f.name.upper(), help=f.metadata["help"])
         else:
             group.add_argument(
                 f"--{f.name}", type=_type(f), metavar=_type(f).__name__.upper(), help=f.metadata["help"] + default

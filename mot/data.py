@@ -7,141 +7,302 @@
 Plain text has no prompt of its own: a window of L tokens is cut at a branch point that the caller draws. Rows have one,
 between `prompt` and `completion`: prompts are padded on the left and completions on the right, so that a batch has one
 branch point. Shapes: see mot/thoughts.py.
+
+A file may be larger than memory. It is read in pieces, tokenised once into `cache_dir()/tokens`, and read from there
+through short-lived memory maps. `Batches` is the order in which a run sees its rows.
 """
 
+import codecs
+import fcntl
+import hashlib
 import json
 import os
-from collections.abc import Callable
+import re
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain, islice
 from pathlib import Path
 
+import numpy as np
+import tokenizers
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, Sampler
 from transformers import PreTrainedTokenizerBase
 
 from mot.config import TrainSettings
-from mot.tokenizer import SMALLEST_BPE, build_tokenizer, encode, load_tokenizer
+from mot.storage import cache_dir, fetch
+from mot.tokenizer import (
+    PIECE,
+    SMALLEST_BPE,
+    build_tokenizer,
+    complete,
+    encode,
+    encode_all,
+    identity,
+    load_tokenizer,
+    pieces,
+    train_engine,
+)
 
 Pairs = list[tuple[str, str]]  # (prompt, completion)
+FORMAT = 1  # of everything in the cache: a new number makes every old entry unknown
+HALF = re.compile("[\ud800-\udfff]")  # of a surrogate pair: JSON can spell it, UTF-8 cannot
+BLOCK = 2**20  # bytes or characters read at a time
+BPE_BYTES = 2**25  # byte-level BPE is trained on at most so much: it takes 700 bytes for every different word it sees
 
 
 @dataclass
 class Data:
-    """What a run trains on. `notes` are lines to say aloud: sizes reached, rows cut."""
+    """What a run trains on. `notes` are lines to say aloud: sizes reached, rows cut.
+
+    `fingerprint` is a sha256 of all tokens, of what is trained on and what is held out, and of their kind: the same for
+    the same data wherever it lies, another if one token or the split differs. `seq_length` is not part of it.
+    """
 
     tokenizer: PreTrainedTokenizerBase
-    train: Dataset
-    eval: Dataset
+    train: "Windows | Rows"
+    eval: "Windows | Rows"
     collate: Callable[[list], dict[str, Tensor]]
     notes: list[str]
+    fingerprint: str
+
+
+# What a run reads from -----------------------------------------------------------------------------------------------
+
+
+class Mapped:
+    """A one-dimensional array in a file; a slice of it is a copy in memory.
+
+    The map lives as long as the copying, so what was read does not add up in the process. The open file outlives its
+    name: a cache that is emptied does not end a run. Pickling takes the name, not the content.
+    """
+
+    def __init__(self, path: Path, dtype: str):
+        self.path, self.dtype = path, np.dtype(dtype)
+        self.file = open(path, "rb", buffering=0)  # noqa: SIM115
+        self.length = os.fstat(self.file.fileno()).st_size // self.dtype.itemsize
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, part: slice) -> np.ndarray:
+        first, stop, _ = part.indices(self.length)
+        if first >= stop:
+            return np.empty(0, self.dtype)
+        return np.array(np.memmap(self.file, self.dtype, "r", first * self.dtype.itemsize, (stop - first,)))
+
+    def __reduce__(self):
+        return Mapped, (self.path, self.dtype.str)
 
 
 class Windows(Dataset):
-    """Consecutive windows of `length` tokens of one long text."""
+    """Consecutive windows of `length` tokens of one long text, int64 [length]; `ids` is an integer array or `Mapped`."""
 
-    def __init__(self, ids: Tensor, length: int):
-        self.windows = ids[: len(ids) // length * length].view(-1, length)
+    def __init__(self, ids: "np.ndarray | Mapped", length: int):
+        self.ids, self.length = ids, length
 
     def __len__(self) -> int:
-        return len(self.windows)
+        return len(self.ids) // self.length
 
     def __getitem__(self, i: int) -> Tensor:
-        return self.windows[i]
+        if not 0 <= i < len(self):
+            raise IndexError(i)
+        return torch.from_numpy(self.ids[i * self.length : (i + 1) * self.length].astype(np.int64))
 
     def tokens(self) -> int:
-        return self.windows.numel()
+        return len(self) * self.length
 
 
 class Rows(Dataset):
-    """Pairs of token ids (prompt, completion)."""
+    """Pairs of token ids (prompt, completion), completions cut so that no pair has more than `length` tokens.
 
-    def __init__(self, pairs: list[tuple[list[int], list[int]]]):
-        self.pairs = pairs
+    `ids` holds all prompts and completions in turn; row i is ids[bounds[2i]:bounds[2i+1]] and ids[bounds[2i+1]:bounds[2i+2]].
+    Both are integer arrays or `Mapped`.
+    """
+
+    def __init__(self, ids: "np.ndarray | Mapped", bounds: "np.ndarray | Mapped", length: int):
+        self.ids, self.bounds, self.length = ids, bounds, length
 
     def __len__(self) -> int:
-        return len(self.pairs)
+        return len(self.bounds) // 2
 
     def __getitem__(self, i: int) -> tuple[list[int], list[int]]:
-        return self.pairs[i]
+        if not 0 <= i < len(self):
+            raise IndexError(i)
+        first, branch_point, stop = self.bounds[2 * i : 2 * i + 3].tolist()
+        row = self.ids[first : min(stop, first + self.length)].tolist()
+        return row[: branch_point - first], row[branch_point - first :]
+
+    def lengths(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Lengths of the prompts and of the whole rows before they are cut, a million rows at a time."""
+        for i in range(0, len(self), 2**20):
+            bounds = self.bounds[2 * i : 2 * (i + 2**20) + 1]
+            yield np.diff(bounds)[::2], np.diff(bounds[::2])
 
     def tokens(self) -> int:
-        return sum(len(prompt) + len(completion) for prompt, completion in self.pairs)
+        return sum(int(np.minimum(rows, self.length).sum()) for _, rows in self.lengths())
+
+
+class Batches(Sampler[list[int]]):
+    """The order in which a run sees its rows; for `DataLoader(batch_sampler=...)`.
+
+    The order is endless: one permutation of range(rows) after another, each from (seed, epoch). Batch b of the whole run
+    takes the next batch_size * world places of it, process `rank` the rank-th batch_size of those; so a batch may reach
+    into the next epoch and none is short. Yields the lists of batches start .. batches - 1, and begins at once wherever
+    `start` is. Takes 4 bytes per row.
+    """
+
+    def __init__(
+        self, rows: int, batch_size: int, seed: int, batches: int, start: int = 0, rank: int = 0, world: int = 1
+    ):
+        assert 0 < rows < 2**31, rows
+        assert 0 <= rank < world, (rank, world)
+        self.rows, self.batch_size, self.seed, self.batches = rows, batch_size, seed, batches
+        self.start, self.rank, self.world = start, rank, world
+        self.epoch, self.order = -1, None
+
+    def __len__(self) -> int:
+        return max(0, self.batches - self.start)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for b in range(self.start, self.batches):
+            first = (b * self.world + self.rank) * self.batch_size
+            yield self._places(first, first + self.batch_size)
+
+    def _places(self, first: int, stop: int) -> list[int]:
+        batch = []
+        while first < stop:
+            epoch, place = divmod(first, self.rows)
+            if epoch != self.epoch:
+                self.epoch, self.order = epoch, None  # the old one goes before the new one comes
+                g = torch.Generator().manual_seed(int(_sha256(f"order {self.seed} {epoch}".encode())[:15], 16))
+                self.order = torch.randperm(self.rows, generator=g, dtype=torch.int32)
+            rows = self.order[place : place + stop - first].tolist()
+            batch += rows
+            first += len(rows)
+        return batch
+
+
+# From what the settings name to Data ---------------------------------------------------------------------------------
 
 
 def load_data(settings: TrainSettings, task_rows: tuple[Pairs, Pairs] | None = None) -> Data:
     """Read, tokenise and split what the settings name; a task's (training, held-out) rows are given.
 
-    Raises ValueError naming the flag, the line and the way out.
+    A file without `--eval_file` is split by its characters, or rows: the last tenth is held out. What was tokenised before
+    is taken from the cache. Raises ValueError naming the flag, the line and the way out.
     """
     if task_rows:
-        return _load_rows(settings, *task_rows)
-    rows = settings.train_file.endswith(".jsonl")
-    if settings.eval_file and settings.eval_file.endswith(".jsonl") != rows:
+        return _task_data(settings, *task_rows)
+    kind = "rows" if settings.train_file.endswith(".jsonl") else "text"
+    if settings.eval_file and settings.eval_file.endswith(".jsonl") != (kind == "rows"):
         raise ValueError(
-            f"--eval_file {settings.eval_file}: must be of the kind of --train_file, {'.jsonl rows' if rows else 'plain text'}"
+            f"--eval_file {settings.eval_file}: must be of the kind of --train_file, {'.jsonl rows' if kind == 'rows' else 'plain text'}"
         )
-    if not rows:
-        return _load_text(settings)
-    train = read_rows(settings.train_file, "--train_file")
+    flags = ("--train_file", "--eval_file") if settings.eval_file else ("--train_file",)
+    sources = [read_source(getattr(settings, flag[2:]), flag, kind) for flag in flags]
+    first, count = sources[0], sources[0].count
     if settings.eval_file:
-        return _load_rows(settings, train, read_rows(settings.eval_file, "--eval_file"))
-    if len(train) < 2:
-        raise ValueError(f"--train_file {settings.train_file}: one row cannot be split; give more rows, or --eval_file")
-    cut = len(train) * 9 // 10
-    return _load_rows(settings, train[:cut], train[cut:])
-
-
-def _load_text(settings: TrainSettings) -> Data:
-    text = read_text(settings.train_file, "--train_file")
-    if settings.eval_file:
-        train_text, eval_text = text, read_text(settings.eval_file, "--eval_file")
+        parts = [(s, 0, s.count, s.where) for s in sources]
+    elif kind == "rows" and count < 2:
+        raise ValueError(f"{first.where}: one row cannot be split; give more rows, or --eval_file")
     else:
-        cut = len(text) * 9 // 10
-        train_text, eval_text = text[:cut], text[cut:]
-    tokenizer, notes = _tokenizer(settings, [text])
-    parts = []
-    held_out = (
-        ("--eval_file", settings.eval_file)
-        if settings.eval_file
-        else ("--train_file", f"{settings.train_file} (last 10 %)")
-    )
-    for part, (flag, path) in ((train_text, ("--train_file", settings.train_file)), (eval_text, held_out)):
-        ids = torch.tensor(encode(tokenizer, [part], f"{flag} {path}")[0])
-        if len(ids) < settings.seq_length:
+        cut = count * 9 // 10
+        held_out = first.where + (" (last 10 %)" if kind == "text" else "")
+        parts = [(first, 0, cut, first.where), (first, cut, count, held_out)]
+    tokenizer, notes = _tokenizer(settings, sources)
+    cached = []
+    for source, start, stop, where in parts:
+        cached.append(tokenised(source, start, stop, tokenizer, where))
+        before = start if source.kind == "rows" else 0
+        _check(settings, cached[-1], where, before, notes)
+    return _data(settings, tokenizer, cached, notes)
+
+
+def _task_data(settings: TrainSettings, train: Pairs, held_out: Pairs) -> Data:
+    where = f"--task {settings.task}"
+    if settings.tokenizer:
+        tokenizer = load_tokenizer(settings.tokenizer, settings.num_thoughts)
+    else:  # a task's answers are symbols, one token each
+        texts = chain.from_iterable(train + held_out)
+        tokenizer = build_tokenizer(texts, SMALLEST_BPE - 1, settings.num_thoughts)
+    notes, parts = [], []
+    for rows, before in ((train, 0), (held_out, len(train))):
+        ids = list(_encode_rows(tokenizer, chain.from_iterable(rows), where))
+        bounds = np.cumsum([0, *map(len, ids)]).astype("<i8")
+        ids = np.concatenate(ids).astype(_dtype(tokenizer))
+        parts.append(Tokens(ids, bounds, (_sha256(ids.tobytes()), _sha256(bounds.tobytes()))))
+        _check(settings, parts[-1], where, before, notes)
+    return _data(settings, tokenizer, parts, notes)
+
+
+def _data(settings: TrainSettings, tokenizer: PreTrainedTokenizerBase, parts: "list[Tokens]", notes: list[str]) -> Data:
+    train, held_out = (_dataset(settings, part) for part in parts)
+    text = isinstance(train, Windows)
+    collate = collate_windows if text else partial(collate_rows, pad=tokenizer.pad_token_id)
+    fingerprint = _sha256(json.dumps(["text" if text else "rows", *(part.sha256 for part in parts)]).encode())
+    return Data(tokenizer, train, held_out, collate, notes, fingerprint)
+
+
+def _dataset(settings: TrainSettings, part: "Tokens") -> Windows | Rows:
+    if part.bounds is None:
+        return Windows(part.ids, settings.seq_length)
+    return Rows(part.ids, part.bounds, settings.seq_length)
+
+
+def _check(settings: TrainSettings, part: "Tokens", where: str, before: int, notes: list[str]) -> None:
+    """Does `seq_length` suit the part? Its first row is row `before` of the file."""
+    data, L = _dataset(settings, part), settings.seq_length
+    if isinstance(data, Windows):
+        if not len(data):
             raise ValueError(
-                f"--seq_length {settings.seq_length}: {flag} {path} has only {len(ids)} tokens; give more text or a smaller --seq_length"
+                f"--seq_length {L}: {where} has only {len(part.ids)} tokens; give more text or a smaller --seq_length"
             )
-        parts.append(Windows(ids, settings.seq_length))
-    return Data(tokenizer, *parts, collate_windows, notes)
-
-
-def _load_rows(settings: TrainSettings, train: Pairs, held_out: Pairs) -> Data:
-    tokenizer, notes = _tokenizer(settings, [text for row in train + held_out for text in row])
-    parts = []
-    for part, before in ((train, 0), (held_out, 0 if settings.eval_file else len(train))):
-        where = (
-            f"--eval_file {settings.eval_file}"
-            if settings.eval_file and part is held_out
-            else f"--train_file {settings.train_file}"
+        return
+    longest, row, shortened = -1, 0, 0
+    for prompts, rows in data.lengths():
+        if prompts.max() > longest:
+            longest, row = int(prompts.max()), before + int(prompts.argmax()) + 1
+        shortened += int((rows > L).sum())
+        before += len(prompts)
+    if longest >= L:
+        raise ValueError(
+            f"--seq_length {L}: row {row} has a prompt of {longest} tokens and no room "
+            f"for a completion; give --seq_length {longest + 64} or more"
         )
-        prompts = encode_prompts(tokenizer, [prompt for prompt, _ in part], where)
-        completions = encode(tokenizer, [completion for _, completion in part], where)
-        end = tokenizer.eos_token_id
-        pairs = [(prompt, [*completion, end]) for prompt, completion in zip(prompts, completions, strict=True)]
-        longest = max(range(len(pairs)), key=lambda i: len(pairs[i][0]))
-        if len(pairs[longest][0]) >= settings.seq_length:
-            raise ValueError(
-                f"--seq_length {settings.seq_length}: row {before + longest + 1} has a prompt of {len(pairs[longest][0])} tokens and no room "
-                f"for a completion; give --seq_length {len(pairs[longest][0]) + 64} or more"
-            )
-        cut = [(p, c[: settings.seq_length - len(p)]) for p, c in pairs]
-        shortened = sum(len(a[1]) != len(b[1]) for a, b in zip(cut, pairs, strict=True))
-        if shortened:
-            notes.append(f"{shortened} of {len(cut)} rows cut to --seq_length {settings.seq_length}")
-        parts.append(Rows(cut))
-    return Data(tokenizer, *parts, partial(collate_rows, pad=tokenizer.pad_token_id), notes)
+    if shortened:
+        notes.append(f"{shortened} of {len(data)} rows cut to --seq_length {L}")
+
+
+def _tokenizer(settings: TrainSettings, sources: "list[Source]") -> tuple[PreTrainedTokenizerBase, list[str]]:
+    if settings.tokenizer:
+        return load_tokenizer(settings.tokenizer, settings.num_thoughts), []
+    kind, characters = sources[0].kind, settings.vocab_size < SMALLEST_BPE
+    read = sources if kind == "rows" else sources[:1]
+    every = 1 if characters else -(-sum(os.path.getsize(s.path) for s in read) // BPE_BYTES)
+    about = {
+        "format": FORMAT,
+        "tokenizers": tokenizers.__version__,
+        "files": [s.sha256 for s in read],
+        "kind": kind,
+        "vocab_size": settings.vocab_size,
+        "every": every,
+    }
+    texts = chain.from_iterable(_texts(s, 0, s.count, every) for s in read)
+    engine = remembered(about, lambda: train_engine(texts, settings.vocab_size).to_str())
+    tokenizer = complete(tokenizers.Tokenizer.from_str(engine), settings.num_thoughts)
+    name = "characters" if characters else "byte-level BPE"
+    size = len(tokenizer) - len(tokenizer.all_special_tokens)
+    notes = [f"tokenizer: {name}, {size:,} entries of the {settings.vocab_size:,} asked for"]
+    if every > 1:
+        piece = "row" if kind == "rows" else f"piece of about {PIECE:,} characters"
+        notes.append(f"tokenizer: trained on one {piece} of every {every}, for it would take too much memory")
+    return tokenizer, notes
 
 
 def encode_prompts(tokenizer: PreTrainedTokenizerBase, prompts: list[str], where: str = "--prompt") -> list[list[int]]:
@@ -149,55 +310,261 @@ def encode_prompts(tokenizer: PreTrainedTokenizerBase, prompts: list[str], where
     return [ids or [tokenizer.eos_token_id] for ids in encode(tokenizer, prompts, where)]
 
 
-def _tokenizer(settings: TrainSettings, texts: list[str]) -> tuple[PreTrainedTokenizerBase, list[str]]:
-    if settings.tokenizer:
-        return load_tokenizer(settings.tokenizer, settings.num_thoughts), []
-    if settings.task:  # a task's answers are symbols, one token each
-        return build_tokenizer(texts, SMALLEST_BPE - 1, settings.num_thoughts), []
-    tokenizer = build_tokenizer(texts, settings.vocab_size, settings.num_thoughts)
-    kind = "characters" if settings.vocab_size < SMALLEST_BPE else "byte-level BPE"
-    size = len(tokenizer) - len(tokenizer.all_special_tokens)
-    return tokenizer, [f"tokenizer: {kind}, {size:,} entries of the {settings.vocab_size:,} asked for"]
+def _encode_rows(tokenizer: PreTrainedTokenizerBase, texts: Iterable[str], where: str) -> Iterator[np.ndarray]:
+    """Prompts and completions in turn, to ids: prompts as in `encode_prompts`, completions with the end-of-text token."""
+    end = tokenizer.eos_token_id
+    for i, ids in enumerate(encode_all(tokenizer, texts, where)):
+        yield np.append(ids, end) if i % 2 or not len(ids) else ids
 
 
-def read_text(path: str, flag: str) -> str:
-    """A whole UTF-8 text file. Raises ValueError naming `flag` if it is missing, empty, binary or not UTF-8."""
-    if not os.path.isfile(path):
-        raise ValueError(f"{flag} {path}: no such file; give the path of a text or .jsonl file")
-    data = Path(path).read_bytes()
-    if not data.strip():
-        raise ValueError(f"{flag} {path}: is empty; give a file with text in it")
-    if b"\0" in data:
-        raise ValueError(f"{flag} {path}: is binary (a zero byte at {data.index(0)}); give plain UTF-8 text")
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as e:
-        raise ValueError(
-            f"{flag} {path}: is not UTF-8 (byte {e.start}); convert it, e.g. iconv -f latin1 -t utf-8"
-        ) from None
+# Files --------------------------------------------------------------------------------------------------------------
 
 
-def read_rows(path: str, flag: str) -> Pairs:
-    """(prompt, completion) of every line of a .jsonl file. Raises ValueError naming `flag` and the line."""
-    rows = []
-    for number, line in enumerate(read_text(path, flag).split("\n"), 1):
-        if not line.strip():
-            continue
+@dataclass(frozen=True)
+class Source:
+    """A file that was looked through and found good. `count` is its characters (kind "text") or its rows ("rows")."""
+
+    where: str  # flag and path as the user gave them
+    path: str  # where it lies on this machine
+    kind: str
+    sha256: str
+    count: int
+    changed: int  # nanoseconds since 1970
+
+
+def read_source(path: str, flag: str, kind: str) -> Source:
+    """Fetch, hash and check a file, little of it in memory; a content that was checked before is hashed only.
+
+    Raises ValueError naming `flag` if it is missing, empty, binary or not UTF-8, and for rows that `read_rows` refuses.
+    """
+    local, where = fetch(path, flag), f"{flag} {path}"
+    if not os.path.isfile(local):
+        raise ValueError(f"{where}: no such file; give the path of a text or .jsonl file")
+    with open(local, "rb") as file:
+        changed = os.fstat(file.fileno()).st_mtime_ns
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+
+    def count() -> str:
+        characters = check_text(local, where)
+        return str(characters if kind == "text" else sum(1 for _ in read_rows(local, where)))
+
+    found = int(remembered({"format": FORMAT, "file": digest, "count": kind}, count))
+    if not found:
+        raise ValueError(f"{where}: is empty; give a file with text in it")
+    return Source(where, local, kind, digest, found, changed)
+
+
+def check_text(path: str, where: str) -> int:
+    """Characters of a UTF-8 text file, the mark before them not counted.
+
+    Raises ValueError beginning with `where` if it is empty, binary or not UTF-8.
+    """
+    decoder = codecs.getincrementaldecoder("utf-8-sig")()
+    position, characters, blank, broken = 0, 0, True, None
+    with open(path, "rb") as file:
+        while True:
+            block = file.read(BLOCK)
+            if b"\0" in block:
+                zero = position + block.index(0)
+                raise ValueError(f"{where}: is binary (a zero byte at {zero}); give plain UTF-8 text")
+            blank = blank and not block.strip()
+            if broken is None:  # else only a zero byte further on is of interest: binary is the better word for it
+                try:
+                    characters += len(decoder.decode(block, final=not block))
+                except UnicodeDecodeError as e:  # e.object: what the decoder held back of earlier blocks, and this one
+                    broken = position + len(block) - len(e.object) + e.start
+            position += len(block)
+            if not block:
+                break
+    if blank:
+        raise ValueError(f"{where}: is empty; give a file with text in it")
+    if broken is not None:
+        raise ValueError(f"{where}: is not UTF-8 (byte {broken}); convert it, e.g. iconv -f latin1 -t utf-8")
+    return characters
+
+
+def read_rows(path: str, where: str) -> Iterator[tuple[str, str]]:
+    """(prompt, completion) of every line of a .jsonl file. Raises ValueError beginning with `where` and the line."""
+    with open(path, encoding="utf-8-sig", newline="\n") as file:
+        for number, line in enumerate(file, 1):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+            except json.JSONDecodeError as e:
+                raise ValueError(f"{where}: line {number} is not JSON ({e.msg}); mend or remove it") from None
+            for key in ("prompt", "completion"):
+                if not isinstance(row, dict) or not isinstance(row.get(key), str):
+                    raise ValueError(
+                        f'{where}: line {number} has no text `{key}`; every row needs {{"prompt": "...", "completion": "..."}}'
+                    )
+            if HALF.search(row["prompt"] + row["completion"]):
+                raise ValueError(f"{where}: line {number} has half of a surrogate pair; mend or remove it")
+            if not row["completion"]:
+                raise ValueError(f"{where}: line {number} has an empty `completion`; mend or remove it")
+            yield row["prompt"], row["completion"]
+
+
+def _blocks(path: str, start: int, stop: int) -> Iterator[str]:
+    """Characters start .. stop - 1 of a text file, a block at a time."""
+    position = 0
+    with open(path, encoding="utf-8-sig", newline="\n") as file:
+        while position < stop and (block := file.read(BLOCK)):
+            yield block[max(0, start - position) : stop - position]
+            position += len(block)
+
+
+def _texts(source: Source, start: int, stop: int, every: int = 1) -> Iterator[str]:
+    """Pieces of characters start .. stop - 1 of a text, or prompts and completions of such rows; one of every so many."""
+    if source.kind == "text":
+        return islice(pieces(_blocks(source.path, start, stop)), 0, None, every)
+    return chain.from_iterable(islice(read_rows(source.path, source.where), start, stop, every))
+
+
+# The cache: what a file came to, under the hash of all that it came from ----------------------------------------------
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """Token ids, unsigned, of a text (`bounds` None) or of prompts and completions in turn (int64 `bounds` of each)."""
+
+    ids: np.ndarray | Mapped
+    bounds: np.ndarray | Mapped | None
+    sha256: tuple[str, ...]  # of each
+
+
+def tokenised(source: Source, start: int, stop: int, tokenizer: PreTrainedTokenizerBase, where: str) -> Tokens:
+    """Tokens of characters, or rows, start .. stop - 1 of the file: from the cache, or now, once and for all.
+
+    An entry is a directory: `ids`, for rows `bounds`, and meta.json, which says what they came from and their sha256. It is
+    built beside its place and moved there whole. Every opening reads it all once (a second or two per gigabyte, as
+    hashing the source does) and builds a damaged one anew. Of several processes one builds and the others wait.
+    Raises ValueError naming `where` for an unknown character, and if the cache cannot be written.
+    """
+    dtype, names = _dtype(tokenizer), ["ids"] if source.kind == "text" else ["ids", "bounds"]
+    about = {
+        "format": FORMAT,
+        "file": source.sha256,
+        "kind": source.kind,
+        "from": start,
+        "to": stop,
+        "tokenizer": _sha256(identity(tokenizer).encode()),
+        "dtype": dtype,
+    }
+    entry = cache_dir() / "tokens" / _key(about)
+    if not _sound(entry, about, names):
         try:
-            row = json.loads(line)
-        except json.JSONDecodeError as e:
-            raise ValueError(f"{flag} {path}: line {number} is not JSON ({e.msg}); mend or remove it") from None
-        for key in ("prompt", "completion"):
-            if not isinstance(row, dict) or not isinstance(row.get(key), str):
-                raise ValueError(
-                    f'{flag} {path}: line {number} has no text `{key}`; every row needs {{"prompt": "...", "completion": "..."}}'
-                )
-        if any("\ud800" <= c <= "\udfff" for c in row["prompt"] + row["completion"]):
-            raise ValueError(f"{flag} {path}: line {number} has half of a surrogate pair; mend or remove it")
-        if not row["completion"]:
-            raise ValueError(f"{flag} {path}: line {number} has an empty `completion`; mend or remove it")
-        rows.append((row["prompt"], row["completion"]))
-    return rows
+            entry.parent.mkdir(parents=True, exist_ok=True)
+            with open(entry.with_suffix(".lock"), "w") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX)  # the system lets go of it however a process ends
+                if not _sound(entry, about, names):
+                    texts = _texts(source, start, stop)
+                    encoder = encode_all if source.kind == "text" else _encode_rows
+                    _build(entry, about, names, encoder(tokenizer, texts, where), source)
+        except OSError as e:
+            raise ValueError(
+                f"{source.where}: its tokens cannot be kept in {cache_dir()} ({e.strerror}); "
+                "make room there, or set MOT_CACHE to another directory"
+            ) from None
+    ids = Mapped(entry / "ids", dtype)
+    bounds = Mapped(entry / "bounds", "<i8") if "bounds" in names else None
+    return Tokens(ids, bounds, tuple(json.loads((entry / "meta.json").read_text())["sha256"].values()))
+
+
+def _build(entry: Path, about: dict, names: list[str], chunks: Iterator[np.ndarray], source: Source) -> None:
+    partial_entry = entry.with_suffix(".partial")
+    shutil.rmtree(partial_entry, ignore_errors=True)  # of a process that was killed
+    partial_entry.mkdir()
+    try:
+        with ExitStack() as stack:
+            files = {name: stack.enter_context(open(partial_entry / name, "wb")) for name in names}
+            end = 0
+            if "bounds" in files:
+                files["bounds"].write(end.to_bytes(8, "little"))
+            for ids in chunks:
+                files["ids"].write(ids.astype(about["dtype"]).tobytes())
+                end += len(ids)
+                if "bounds" in files:
+                    files["bounds"].write(end.to_bytes(8, "little"))
+            for file in files.values():
+                _flush(file)
+        if os.stat(source.path).st_mtime_ns != source.changed:
+            raise ValueError(f"{source.where}: was changed while it was read; start again")
+        with open(partial_entry / "meta.json", "wb") as file:
+            file.write(_meta(partial_entry, about, names))
+            _flush(file)
+        _flush_directory(partial_entry)
+        shutil.rmtree(entry, ignore_errors=True)  # a damaged one
+        partial_entry.rename(entry)
+        _flush_directory(entry.parent)
+    finally:
+        shutil.rmtree(partial_entry, ignore_errors=True)
+
+
+def _meta(entry: Path, about: dict, names: list[str]) -> bytes:
+    """What meta.json must say, given the files beside it."""
+    digests = {}
+    for name in names:
+        with open(entry / name, "rb") as file:
+            digests[name] = hashlib.file_digest(file, "sha256").hexdigest()
+    return json.dumps({"about": about, "sha256": digests}, indent=1).encode()
+
+
+def _sound(entry: Path, about: dict, names: list[str]) -> bool:
+    try:
+        return (entry / "meta.json").read_bytes() == _meta(entry, about, names)
+    except OSError:
+        return False
+
+
+def remembered(about: dict, make: Callable[[], str]) -> str:
+    """What `make` gave when it was asked before about the same, else what it gives now. Errors are not remembered."""
+    path = cache_dir() / "facts" / _key(about)
+    with suppress(OSError):
+        digest, _, value = path.read_bytes().partition(b"\n")
+        if digest.decode("latin1") == _sha256(_key(about).encode() + value):  # else it is damaged
+            return value.decode()
+    value = make()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=path.parent) as beside:
+            with open(f"{beside}/new", "wb") as file:
+                file.write(_sha256(_key(about).encode() + value.encode()).encode() + b"\n" + value.encode())
+                _flush(file)
+            os.replace(f"{beside}/new", path)
+    except OSError as e:
+        raise ValueError(
+            f"MOT_CACHE {cache_dir()}: cannot be written ({e.strerror}); set it to another directory"
+        ) from None
+    return value
+
+
+def _key(about: dict) -> str:
+    return _sha256(json.dumps(about, sort_keys=True).encode())[:32]
+
+
+def _dtype(tokenizer: PreTrainedTokenizerBase) -> str:
+    return "<u2" if max(tokenizer.get_vocab().values()) < 2**16 else "<u4"
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def _flush(file) -> None:
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def _flush_directory(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+# Batches ------------------------------------------------------------------------------------------------------------
 
 
 def collate_windows(windows: list[Tensor]) -> dict[str, Tensor]:

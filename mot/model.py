@@ -50,6 +50,7 @@ def build_model(settings: TrainSettings, tokenizer: PreTrainedTokenizerBase) -> 
         max_position_embeddings=max(2048, settings.seq_length + 1),
         rope_parameters={"rope_type": "default", "rope_theta": float(WAVELENGTHS * settings.seq_length)},
         attention_bias=True,
+        attention_dropout=settings.dropout,
         tie_word_embeddings=False,
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
@@ -192,8 +193,9 @@ def load_model(path: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, lis
             f"--model {path}: holds no model (no config.json); give the --output_dir of a finished training run"
         )
     try:
-        model = AutoModelForCausalLM.from_pretrained(path)
-        tokenizer = AutoTokenizer.from_pretrained(path)
+        # Neither pickles (.bin) nor code that lies in the directory (auto_map): loading a model must not run anything.
+        model = AutoModelForCausalLM.from_pretrained(path, use_safetensors=True, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
     except (OSError, ValueError, SafetensorError) as e:
         raise ValueError(f"--model {path}: cannot be loaded ({' '.join(str(e).split())[:160]})") from None
     tokenizer.padding_side = "left"

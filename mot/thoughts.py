@@ -45,14 +45,6 @@ def responsibilities(scores_BN: Tensor, temperature: float, rounds: int = 3) -> 
     return log_q.exp().to(scores_BN.dtype)
 
 
-def winners(q_BN: Tensor, explore: float, generator: torch.Generator) -> Tensor:
-    """k* [B]: the most responsible thought of each row, or with probability `explore` (0..1) a uniformly random one."""
-    B, N = q_BN.shape
-    random_B = torch.randint(N, (B,), generator=generator).to(q_BN.device)
-    explores_B = (torch.rand(B, generator=generator) < explore).to(q_BN.device)
-    return torch.where(explores_B, random_B, q_BN.argmax(1))
-
-
 def router_loss(q_BN: Tensor, router_logits_BN: Tensor) -> Tensor:
     """Cross-entropy [B], nats, of the router (softmax restricted to the N thought tokens) against fixed responsibilities."""
     return -(q_BN.detach() * router_logits_BN.float().log_softmax(-1)).sum(-1)

@@ -3,11 +3,14 @@
 import json
 import os
 import random
+import tempfile
 from pathlib import Path
 
 import pytest
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test asks a server anything
+CACHE = tempfile.TemporaryDirectory(prefix="mot-cache-")
+os.environ["MOT_CACHE"] = CACHE.name  # nor leaves anything in the user's cache
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -57,48 +60,24 @@ def rows_file(tmp_path_factory) -> Path:
     return path
 
 
-@pytest.fixture(scope="session")
-def tiny_run(tmp_path_factory) -> Path:
-    """The output directory of a mixture of 4 thoughts, trained a few steps on `forks`."""
+def trained(output: Path, **settings) -> Path:
+    """The directory of a mixture of 4 thoughts and one narrow layer, trained 4 steps."""
     from mot.config import TrainSettings
     from mot.train import train
 
-    output = tmp_path_factory.mktemp("forks") / "run"
-    train(
-        TrainSettings(
-            task="forks",
-            num_thoughts=4,
-            hidden_size=32,
-            num_layers=1,
-            seq_length=24,
-            batch_size=16,
-            max_steps=4,
-            eval_rows=32,
-            output_dir=str(output),
-        )
-    )
+    train(TrainSettings(num_thoughts=4, hidden_size=32, num_layers=1, max_steps=4, output_dir=str(output), **settings))
     return output
+
+
+@pytest.fixture(scope="session")
+def tiny_run(tmp_path_factory) -> Path:
+    """A run on `forks`."""
+    output = tmp_path_factory.mktemp("forks") / "run"
+    return trained(output, task="forks", seq_length=24, batch_size=16, eval_rows=32)
 
 
 @pytest.fixture(scope="session")
 def text_run(text_file, tmp_path_factory) -> Path:
-    """The output directory of a mixture of 4 thoughts, trained 4 steps on `text_file`; it has checkpoint-2 and -4."""
-    from mot.config import TrainSettings
-    from mot.train import train
-
+    """A run on the characters of `text_file`; it has checkpoint-2 and checkpoint-4."""
     output = tmp_path_factory.mktemp("characters") / "run"
-    train(
-        TrainSettings(
-            train_file=str(text_file),
-            vocab_size=100,
-            num_thoughts=4,
-            hidden_size=32,
-            num_layers=1,
-            seq_length=32,
-            batch_size=8,
-            max_steps=4,
-            save_every=2,
-            output_dir=str(output),
-        )
-    )
-    return output
+    return trained(output, train_file=str(text_file), vocab_size=100, seq_length=32, batch_size=8, save_every=2)

@@ -83,33 +83,35 @@ def test_missing_file(train_refused, name):
     train_refused(["--train_file", name], "--train_file", name, "no such file")
 
 
-@pytest.mark.parametrize("content", [b"", b" \n\n"], ids=["nothing", "white space"])
 @pytest.mark.parametrize("name", ["data.txt", "data.jsonl"])
-def test_empty_file(train_refused, name, content):
-    train_refused(["--train_file", write(name, content)], "--train_file", name, "empty")
+@pytest.mark.parametrize(
+    ("content", "ways"),
+    [
+        pytest.param(b"", ["empty"], id="nothing"),
+        pytest.param(b" \n\n", ["empty"], id="white space"),
+        pytest.param(b"\x7fELF\x02\x00\x00" * 99, ["binary"], id="binary"),
+        pytest.param(("blah " * 99 + "café").encode("latin1"), ["UTF-8", "byte 498"], id="not UTF-8"),
+    ],
+)
+def test_file_without_text(train_refused, name, content, ways):
+    train_refused(["--train_file", write(name, content)], "--train_file", name, *ways)
 
 
-@pytest.mark.parametrize("name", ["data.txt", "data.jsonl"])
-def test_binary_file(train_refused, name):
-    train_refused(["--train_file", write(name, b"\x7fELF\x02\x00\x00" * 99)], "--train_file", name, "binary")
-
-
-@pytest.mark.parametrize("name", ["data.txt", "data.jsonl"])
-def test_file_that_is_not_utf8(train_refused, name):
-    content = ("blah " * 99 + "café").encode("latin1")
-    train_refused(["--train_file", write(name, content)], "--train_file", name, "UTF-8", "byte 498")
-
-
-@pytest.mark.parametrize(("content", "way"), [(None, "no such file"), (b"", "empty"), (b"\xff" * 9, "UTF-8")])
-def test_bad_eval_file(train_refused, text_file, content, way):
+@pytest.mark.parametrize(
+    ("content", "names"),
+    [
+        (None, ["--eval_file", "held.txt", "no such file"]),
+        ("", ["--eval_file", "held.txt", "empty"]),
+        (b"\xff" * 9, ["--eval_file", "held.txt", "UTF-8"]),
+        ("the king é " * 9, ["--eval_file", "é"]),  # é: a character that train_file lacks
+        ("the king", ["--seq_length 32", "eval_file", "8 tokens"]),
+    ],
+    ids=["missing", "empty", "not UTF-8", "unknown character", "shorter than seq_length"],
+)
+def test_bad_eval_file(train_refused, text_file, content, names):
     if content is not None:
         write("held.txt", content)
-    train_refused(["--train_file", text_file, "--eval_file", "held.txt"], "--eval_file", "held.txt", way)
-
-
-def test_eval_file_with_a_character_that_train_file_lacks(train_refused, text_file):
-    write("held.txt", "the king é " * 9)
-    train_refused(["--train_file", text_file, "--eval_file", "held.txt"], "--eval_file", "é")
+    train_refused(["--train_file", text_file, "--eval_file", "held.txt"], *names)
 
 
 def test_text_shorter_than_seq_length(train_refused):
@@ -119,11 +121,6 @@ def test_text_shorter_than_seq_length(train_refused):
 
 def test_held_out_tenth_shorter_than_seq_length(train_refused, text_file):
     train_refused(["--train_file", text_file, "--seq_length", 512], "--seq_length 512", "200 tokens")
-
-
-def test_eval_file_shorter_than_seq_length(train_refused, text_file):
-    write("held.txt", "the king")
-    train_refused(["--train_file", text_file, "--eval_file", "held.txt"], "--seq_length 32", "eval_file", "8 tokens")
 
 
 def test_more_characters_than_vocab_size(train_refused, text_file):
@@ -172,16 +169,11 @@ def test_one_row_cannot_be_split(train_refused):
     train_refused(["--train_file", write("one.jsonl", GOOD)], "--train_file", "one.jsonl", "one row")
 
 
-def test_prompt_that_fills_seq_length(train_refused):
+@pytest.mark.parametrize("before", [2, 19], ids=["to train on", "held out"])
+def test_prompt_that_fills_seq_length(train_refused, before):
     long = json.dumps({"prompt": "a" * 40, "completion": "b"}) + "\n"
-    write("long.jsonl", GOOD * 2 + long + GOOD * 17)
-    train_refused(["--train_file", "long.jsonl"], "--seq_length 32", "row 3 ", "40 tokens")
-
-
-def test_prompt_that_fills_seq_length_among_the_held_out_rows(train_refused):
-    long = json.dumps({"prompt": "a" * 40, "completion": "b"}) + "\n"
-    write("long.jsonl", GOOD * 19 + long)
-    train_refused(["--train_file", "long.jsonl"], "--seq_length 32", "row 20 ", "40 tokens")
+    write("long.jsonl", GOOD * before + long + GOOD * (19 - before))
+    train_refused(["--train_file", "long.jsonl"], "--seq_length 32", f"row {before + 1} ", "40 tokens")
 
 
 # Numbers and names --------------------------------------------------------------------------------------------------
@@ -271,20 +263,18 @@ def test_word_that_belongs_to_no_flag(train_refused, text_file):
     train_refused(["--train_file", text_file, "stray"], "stray", "--help")
 
 
-def test_neither_train_file_nor_task(train_refused):
-    train_refused([], "--train_file", "--task", "neither")
-
-
-def test_both_train_file_and_task(train_refused, text_file):
-    train_refused(["--train_file", text_file, "--task", "forks"], "--train_file", "--task", "both")
-
-
-def test_unknown_task(train_refused):
-    train_refused(["--task", "spoons"], "--task spoons", "forks")
-
-
-def test_eval_file_for_a_task(train_refused, rows_file):
-    train_refused(["--task", "forks", "--eval_file", rows_file], "--eval_file", rows_file)
+@pytest.mark.parametrize(
+    ("flags", "names"),
+    [
+        ("", ["--train_file", "--task", "neither"]),
+        ("--train_file rows.jsonl --task forks", ["--train_file", "--task", "both"]),
+        ("--task spoons", ["--task spoons", "forks"]),
+        ("--task forks --eval_file rows.jsonl", ["--eval_file rows.jsonl"]),
+    ],
+)
+def test_neither_data_nor_a_task_or_too_much_of_both(train_refused, rows_file, flags, names):
+    shutil.copy(rows_file, "rows.jsonl")
+    train_refused(flags.split(), *names)
 
 
 @pytest.mark.parametrize("value", ["one\ntwo", "one\r\ntwo"])
@@ -301,40 +291,38 @@ def old_run(text_run) -> Path:
     return Path(shutil.copytree(text_run, "old"))
 
 
-def test_output_dir_that_holds_a_run(train_refused, text_file, old_run):
-    train_refused(["--train_file", text_file, "--output_dir", old_run], "--output_dir old", "--overwrite")
-
-
-def test_default_output_dir_that_holds_a_run(refused, text_file, text_run):
-    shutil.copytree(text_run, "outputs/mine")
-    refused(cli.train, [*SMALL, "--train_file", text_file, "--run_name", "mine"], "--output_dir outputs/mine")
+@pytest.mark.parametrize(
+    ("flags", "names"),
+    [
+        ("--output_dir old", ["--output_dir old", "--overwrite"]),
+        ("--run_name mine", ["--output_dir outputs/mine"]),
+        # files that no run wrote are never removed
+        ("--output_dir thesis", ["--output_dir thesis"]),
+        ("--output_dir thesis --overwrite", ["--output_dir thesis"]),
+        # what cannot be a directory
+        ("--output_dir a_file", ["--output_dir a_file"]),
+        ("--output_dir a_file/run", ["--output_dir a_file/run"]),
+        (f"--output_dir {'x' * 300}", [f"--output_dir {'x' * 300}"]),
+        # the old run is kept when the new one is refused
+        ("--output_dir old --overwrite --train_file nowhere.txt", ["--train_file nowhere.txt"]),
+        ("--output_dir old --overwrite --vocab_size 5", ["--vocab_size 5"]),
+        ("--output_dir old --overwrite --seq_length 512", ["--seq_length 512"]),
+        ("--output_dir old --overwrite --num_thoughts 0", ["--num_thoughts 0"]),
+    ],
+)
+def test_what_output_dir_holds_is_kept(refused, text_file, old_run, flags, names):
+    shutil.copytree(old_run, "outputs/mine")
+    Path("thesis/chapter").mkdir(parents=True)
+    write("thesis/chapter/one.txt", "years of work")
+    write("a_file", "text")
+    refused(cli.train, [*SMALL, "--train_file", text_file, *flags.split()], *names)
 
 
 def test_overwrite_removes_the_old_run_for_a_new_one(text_file, old_run):
     cli.run(cli.train, [*SMALL, "--train_file", str(text_file), "--output_dir", "old", "--overwrite"])
     assert (old_run / "model.safetensors").is_file()
-    assert not (old_run / "checkpoint-2").exists()
+    assert not (old_run / "checkpoint-4").exists()  # the new run has two steps
     assert json.loads((old_run / "run.json").read_text())["max_steps"] == 2
-
-
-@pytest.mark.parametrize(
-    ("bad", "name"),
-    [
-        ("--train_file nowhere.txt", "--train_file nowhere.txt"),
-        ("--vocab_size 5", "--vocab_size 5"),
-        ("--seq_length 512", "--seq_length 512"),
-        ("--num_thoughts 0", "--num_thoughts 0"),
-    ],
-)
-def test_overwrite_keeps_the_old_run_when_the_new_one_is_refused(train_refused, text_file, old_run, bad, name):
-    train_refused(["--train_file", text_file, "--output_dir", old_run, "--overwrite", *bad.split()], name)
-
-
-@pytest.mark.parametrize("overwrite", [[], ["--overwrite"]], ids=["plain", "overwrite"])
-def test_files_that_no_run_wrote_are_never_removed(train_refused, text_file, overwrite):
-    Path("thesis/chapter").mkdir(parents=True)
-    write("thesis/chapter/one.txt", "years of work")
-    train_refused(["--train_file", text_file, "--output_dir", "thesis", *overwrite], "--output_dir thesis")
 
 
 def test_overwrite_spares_the_text_it_trains_on(text_file, old_run):
@@ -345,12 +333,6 @@ def test_overwrite_spares_the_text_it_trains_on(text_file, old_run):
     assert mine.read_text() == text_file.read_text()
 
 
-@pytest.mark.parametrize("path", ["a_file", "a_file/run", "x" * 300])
-def test_output_dir_that_cannot_be_a_directory(train_refused, text_file, path):
-    write("a_file", "text")
-    train_refused(["--train_file", text_file, "--output_dir", path], f"--output_dir {path}")
-
-
 # Going on -----------------------------------------------------------------------------------------------------------
 
 
@@ -359,44 +341,42 @@ def resume_refused(train_refused, text_file, old_run):
     """`refused` for going on with the run in `old` from its checkpoint-2, whose parts a test may spoil first."""
 
     def run(argv, *names: str) -> str:
-        words = ["--train_file", text_file, "--output_dir", "old", "--resume_from", "old/checkpoint-2", *argv]
+        its_own = ["--train_file", text_file, "--batch_size", 8, "--max_steps", 4, "--save_every", 2]
+        words = [*its_own, "--output_dir", "old", "--resume_from", "old/checkpoint-2", *argv]
         return train_refused(words, *names)
 
     return run
 
 
-def test_resume_from_nowhere(resume_refused):
-    resume_refused(["--resume_from", "nowhere"], "--resume_from nowhere", "no such directory")
-
-
-@pytest.mark.parametrize("part", ["optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json"])
-def test_resume_from_a_checkpoint_with_a_part_missing(resume_refused, part):
-    Path("old/checkpoint-2", part).unlink()
-    resume_refused([], "--resume_from old/checkpoint-2", f"{part} missing")
-
-
-@pytest.mark.parametrize("part", ["model.safetensors", "optimizer.pt", "trainer_state.json"])
-def test_resume_from_a_half_written_checkpoint(resume_refused, part):
-    truncate(Path("old/checkpoint-2", part))
-    resume_refused([], "--resume_from old/checkpoint-2", part)
-
-
-def test_resume_from_the_run_instead_of_its_checkpoint(resume_refused):
-    resume_refused(["--resume_from", "old"], "--resume_from old", "optimizer.pt")
-
-
-@pytest.mark.parametrize("other", ["--hidden_size 64", "--num_layers 2", "--num_thoughts 8"])
-def test_resume_with_a_model_of_another_shape(resume_refused, other):
-    resume_refused(other.split(), "--resume_from old/checkpoint-2")
-
-
-def test_resume_does_not_write_over_another_run(resume_refused):
-    shutil.copytree("old", "other")
-    resume_refused(["--output_dir", "other"], "--output_dir other")
-
-
 def truncate(path: Path) -> None:
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+PARTS = ["optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json"]
+SPOILT = [(Path.unlink, part, "missing") for part in PARTS]
+SPOILT += [(truncate, part, part) for part in ("model.safetensors", "optimizer.pt", "trainer_state.json")]
+
+
+@pytest.mark.parametrize(("spoil", "part", "way"), SPOILT)
+def test_resume_from_a_spoilt_checkpoint(resume_refused, spoil, part, way):
+    spoil(Path("old/checkpoint-2", part))
+    resume_refused([], "--resume_from old/checkpoint-2", part, way)
+
+
+@pytest.mark.parametrize(
+    ("flags", "names"),
+    [
+        ("--resume_from nowhere", ["--resume_from nowhere", "no such directory"]),
+        ("--num_thoughts 8 --allow_changed", ["--resume_from old/checkpoint-2", "num_thoughts: 4, not 8"]),
+        ("--hidden_size 64", ["--resume_from old/checkpoint-2"]),
+        ("--num_layers 2", ["--resume_from old/checkpoint-2"]),
+        ("--num_thoughts 8", ["--resume_from old/checkpoint-2"]),
+        ("--output_dir other", ["--output_dir other"]),  # another run, not to be written over
+    ],
+)
+def test_resume_with_what_does_not_fit(resume_refused, old_run, flags, names):
+    shutil.copytree(old_run, "other")
+    resume_refused(flags.split(), *names)
 
 
 # A settings file ----------------------------------------------------------------------------------------------------
@@ -459,13 +439,20 @@ def test_empty_settings_file_changes_nothing():
 # Thinking -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("flags", [["--prompt", "the king"], []])
-def test_think_without_a_model(think_refused, flags):
-    think_refused(flags, "--model")
-
-
-def test_think_without_a_prompt(think_refused, text_run):
-    think_refused(["--model", text_run], "--prompt")
+@pytest.mark.parametrize(
+    ("flags", "names"),
+    [
+        ("", ["--model"]),
+        ("--prompt 'the king'", ["--model"]),
+        ("--model old", ["--prompt"]),
+        ("--model outputs/nowhere --prompt a", ["--model outputs/nowhere", "no such directory"]),
+        ("--model empty --prompt a", ["--model empty", "config.json"]),
+        ("--model old --prompt 'the kïng'", ["--prompt", "'ï'"]),  # a character the model never saw
+    ],
+)
+def test_think_without_a_model_or_a_prompt_for_it(think_refused, old_run, flags, names):
+    Path("empty").mkdir()
+    think_refused(shlex.split(flags), *names)
 
 
 @pytest.mark.parametrize(
@@ -484,19 +471,6 @@ def test_think_without_a_prompt(think_refused, text_run):
 )
 def test_think_with_a_bad_number_or_flag(think_refused, text_run, flags, names):
     think_refused(["--model", text_run, "--prompt", "the king", *flags.split()], *names)
-
-
-def test_think_with_a_character_the_model_never_saw(think_refused, text_run):
-    think_refused(["--model", text_run, "--prompt", "the kïng"], "--prompt", "'ï'")
-
-
-def test_think_with_a_model_that_does_not_exist(think_refused):
-    think_refused(["--model", "outputs/nowhere", "--prompt", "a"], "--model outputs/nowhere", "no such directory")
-
-
-def test_think_with_a_directory_without_a_model(think_refused):
-    Path("empty").mkdir()
-    think_refused(["--model", "empty", "--prompt", "a"], "--model empty", "config.json")
 
 
 @pytest.mark.parametrize("part", ["model.safetensors", "config.json", "tokenizer.json"])

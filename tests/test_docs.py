@@ -8,13 +8,18 @@ from pathlib import Path
 
 import pytest
 
-from mot.config import ThinkSettings, TrainSettings, parse
+from mot.config import DataSettings, ThinkSettings, TrainSettings, parse
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 FENCE = re.compile(r"```(\w+)\n(.*?)```", re.DOTALL)
 LINK = re.compile(r"\]\(([^)#:]+)\)")
-PARSED = {"train_mot.py": TrainSettings, "mot train": TrainSettings, "mot think": ThinkSettings}
+PARSED = {
+    "train_mot.py": TrainSettings,
+    "mot train": TrainSettings,
+    "mot think": ThinkSettings,
+    "mot data": DataSettings,
+}
 
 
 def fences(language: str) -> list[tuple[str, str]]:
@@ -33,6 +38,8 @@ def test_command_is_understood(command):
         words = words[1:]
     match words:
         case ["python", "train_mot.py", *flags]:
+            parse(TrainSettings, flags, "train_mot.py", "")
+        case ["torchrun", "--nproc_per_node", n, "train_mot.py", *flags] if n.isdecimal():
             parse(TrainSettings, flags, "train_mot.py", "")
         case ["mot", name, *flags]:
             parse(PARSED[f"mot {name}"], flags, f"mot {name}", "")

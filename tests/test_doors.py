@@ -161,7 +161,7 @@ def test_training_writes_a_checkpoint_anyone_can_load_and_its_story(trained):
     assert config["model_type"] == "llama"
     assert config["mot"] == {"num_thoughts": 4, "thought_token_ids": ids}
     assert len(ids) == 4
-    assert (run / "curves.png").read_bytes().startswith(b"\x89PNG\r\n")
+    assert (run / "report" / "nll.png").read_bytes().startswith(b"\x89PNG\r\n")
     assert sorted(path.name for path in run.glob("checkpoint-*")) == ["checkpoint-2", "checkpoint-4", "checkpoint-6"]
 
 
@@ -170,7 +170,7 @@ def test_the_end_of_training_says_what_came_out_and_what_to_try_next(trained):
     last = [m for m in metrics(run) if "eval_base_nll" in m][-1]
     for words, name in (("base NLL", "base_nll"), ("mixture NLL", "mixture_nll"), ("effective", "effective_thoughts")):
         assert re.search(rf"{words}.*{last[f'eval_{name}']:.4f}", out), out
-    for written in ("run/", "run/metrics.jsonl", "run/curves.png", "mot think --model run --prompt"):
+    for written in ("run/", "run/metrics.jsonl", "run/report/index.html", "mot think --model run --prompt"):
         assert written in out
 
 
@@ -179,7 +179,11 @@ def test_the_command_to_try_next_can_be_copied_whole(text_file, tmp_path, monkey
     run = tmp_path / "a run [bold] with a name that is longer than half a line"
     cli.run(cli.train, ["--train_file", str(text_file), *SMALL, "--max_steps", "1", "--output_dir", str(run)])
     out = capsys.readouterr().out
-    for written in (f"{run}/metrics.jsonl", f"{run}/curves.png", f"mot think --model {shlex.quote(str(run))} --prompt"):
+    for written in (
+        f"{run}/metrics.jsonl",
+        f"{run}/report/index.html",
+        f"mot think --model {shlex.quote(str(run))} --prompt",
+    ):
         assert written in out
 
 
@@ -250,7 +254,8 @@ def test_a_resumed_run_is_the_run_that_never_stopped(call, root, trained, text_f
 
 
 def untimed(line: str) -> dict[str, float]:
-    return {name: value for name, value in json.loads(line).items() if name != "tokens_per_second"}
+    measured = ("tokens_per_second", "peak_memory_gib")
+    return {name: value for name, value in json.loads(line).items() if name not in measured}
 
 
 # Reading it back ----------------------------------------------------------------------------------------------------

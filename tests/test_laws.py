@@ -12,11 +12,13 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from mot.config import TrainSettings
-from mot.data import branch, collate_rows
+from mot.data import branch, collate_rows, load_data
+from mot.interrupt import Interruption
 from mot.model import base_logprobs, build_model, lay_out, score, thought_logprobs
 from mot.think import MixtureOfThoughts
+from mot.thoughts import diversity, responsibilities
 from mot.tokenizer import build_tokenizer
-from mot.train import MixtureTrainer, load_data
+from mot.trainer import MixtureTrainer
 
 TEXT = "the quick brown fox jumps over the lazy dog. "
 N = 4
@@ -205,6 +207,9 @@ def test_one_thought_is_a_plain_language_model_in_loss_gradient_and_samples(tmp_
     assert len(samples) > 1
     nll = plain_lm.nll("the ", "dog")
     assert nll["base"] == nll["mixture"] == nll["oracle"]
+    y = plain_lm.tokenizer("dog", add_special_tokens=False, return_tensors="pt")["input_ids"]
+    logits = plain_lm.model(torch.cat([ids, y], 1)).logits[0, ids.shape[1] - 1 : -1]
+    assert nll["base"] == pytest.approx(F.cross_entropy(logits, y[0]).item(), abs=1e-5)
 
 
 # Law 6, the half that needs a model
@@ -219,6 +224,125 @@ def test_diversity_gradient_reaches_the_weights(tmp_path):
     changed = [not torch.allclose(a, b, atol=1e-9) for a, b in zip(losses[0.0], losses[0.5], strict=True)]
     assert sum(changed) > len(changed) / 2
     assert (b["others"] >= 0).any()
+
+
+def test_a_step_towards_more_diversity_raises_it(tmp_path):
+    """The same batch, the same steps of plain gradient descent: a higher weight says more in the end."""
+    said = []
+    for weight in (0.0, 0.1, 0.5):
+        trainer, (b,) = step_of(tmp_path / str(weight), num_thoughts=N, batch_size=32, diversity_weight=weight)
+        compared = b["thought"] >= 0
+        ids = torch.tensor(trainer.thoughts)
+        others = torch.stack([ids[ids != k] for k in b["thought"][compared]])
+        b["others"] = torch.full_like(b["others"], -1).masked_scatter(compared[:, None], others)
+        b["totals"]["compared"] = int(compared.sum())
+        for _ in range(5):
+            trainer.model.zero_grad()
+            trainer.compute_loss(trainer.model, dict(b)).backward()
+            with torch.no_grad():
+                for p in trainer.model.parameters():
+                    p -= 0.1 * p.grad
+        trainer._reset_window()
+        trainer.compute_loss(trainer.model, dict(b))
+        said.append(trainer._sums["diversity"].item())
+    assert said[0] < said[1] < said[2]
+
+
+# The formula that laws 4 to 6 are about, one row and one thought at a time
+
+
+def row(b: dict, i: int) -> tuple[list[int], int, list[int]]:
+    """(x, thought or -1, y) of row i, without pads."""
+    x, y = (b[name][i][b[f"{name}_mask"][i].bool()].tolist() for name in ("prompt", "completion"))
+    return x, int(b["thought"][i]), y
+
+
+def sharpen(trainer) -> None:
+    """Thoughts that differ more about y. The router stays what the E-step saw: the rows of the thought tokens are left."""
+    words = [t for t in range(trainer.model.config.vocab_size) if t not in trainer.thoughts]
+    trainer.model.lm_head.weight.data[words] *= 12
+
+
+@pytest.mark.parametrize("loud", [False, True], ids=["below the cap", "above the cap"])
+@pytest.mark.parametrize("source", ["text", "rows"])
+def test_the_loss_is_the_formula(tmp_path, source, loud):
+    weights = {"router_weight": 0.7, "diversity_weight": 0.3, "entropy_weight": 0.2, "thought_dropout": 0.3}
+    trainer, (b,) = step_of(tmp_path, num_thoughts=N, batch_size=32, source=source, **weights)
+    thoughts = trainer.thoughts
+    if loud:
+        sharpen(trainer)
+    lm, router, usage, said = [], [], [], []
+    with torch.no_grad():
+        for i in range(32):
+            x, k, y = row(b, i)
+            context = [*x, k, *y] if k >= 0 else x + y
+            logits = trainer.model(torch.tensor([context])).logits[0]
+            logp = logits.log_softmax(-1)
+            lm += [-logp[t - 1, context[t]] for t in range(1, len(context)) if k < 0 or t != len(x)]
+            if k >= 0:
+                usage.append(logits[len(x) - 1, thoughts].softmax(-1))
+                router.append(-(b["q"][i] * usage[-1].log()).sum())
+            if b["others"][i, 0] >= 0:
+                among = [k, *b["others"][i].tolist()]
+                assert sorted(among) == sorted(thoughts)  # the winner and the three others
+                each = [trainer.model(torch.tensor([[*x, m, *y]])).logits[:, len(x) : -1] for m in among]
+                said.append(diversity(torch.stack(each), torch.tensor([y]), torch.ones(1, len(y))).squeeze())
+    lm, router, usage, said = (torch.stack(values) for values in (lm, router, usage, said))
+    assert 0 < len(router) < 32
+    cap = 0.5 * math.log(N)
+    assert ((said > cap) == loud).any()
+    expected = lm.mean() + 0.7 * router.mean() - 0.2 * torch.special.entr(usage.mean(0)).sum()
+    expected -= 0.3 * said.clamp(max=cap).mean()
+    assert trainer.compute_loss(trainer.model, dict(b)).item() == pytest.approx(expected.item(), abs=1e-5)
+
+
+@pytest.mark.parametrize(("step", "tau"), [(0, 1.0), (3, 0.05**0.5), (9, 0.05)])
+@pytest.mark.parametrize("source", ["text", "rows"])
+def test_the_e_step_is_the_formula(tmp_path, source, step, tau):
+    more = {"thought_dropout": 0.3, "dropout": 0.5, "estep_tokens": 4, "diversity_weight": 0.1}
+    trainer, (b,) = step_of(tmp_path, num_thoughts=N, batch_size=32, source=source, step=step, **more)
+    assert trainer.model.training, "else the E-step need not turn dropout off"
+    trainer.model.eval()
+    scores, carrying = [], b["thought"] >= 0
+    with torch.no_grad():
+        for i in carrying.nonzero()[:, 0].tolist():
+            x, _, y = row(b, i)
+            y = y[:4] if source == "text" else y  # a window has no end of its own, a completion is judged whole
+            logp = [trainer.model(torch.tensor([[*x, k, *y]])).logits[0].log_softmax(-1) for k in trainer.thoughts]
+            scores.append([sum(p[len(x) + t, y[t]] for t in range(len(y))).item() / len(y) for p in logp])
+    expected = responsibilities(torch.tensor(scores), tau)
+    assert torch.allclose(b["q"][carrying].float(), expected, atol=1e-4)
+    assert 0 < carrying.sum() < 32
+    assert (b["q"][~carrying] == 0).all()
+    assert set(b["thought"][carrying].tolist()) <= set(trainer.thoughts)
+    assert bool((b["others"] >= 0).any()) == (step == 9)  # diversity counts only after the anneal
+
+
+def test_winners_are_drawn_from_the_responsibilities(tmp_path):
+    trainer, (b,) = step_of(tmp_path, num_thoughts=N, batch_size=32, thought_dropout=0.0)
+    sharpen(trainer)
+    drawn = torch.zeros(32, N)
+    for seed in range(60):
+        again = {name: b[name] for name in ("prompt", "prompt_mask", "completion", "completion_mask")}
+        trainer.assign([again], torch.Generator().manual_seed(seed))
+        drawn += again["thought"][:, None] == torch.tensor(trainer.thoughts)
+    q = again["q"].double()  # the same every time
+    likely, chance = (q * drawn / 60).sum(1).mean(), (q * q).sum(1).mean()
+    assert chance > 1 / N + 0.05, "too even to tell a draw from a uniform one"
+    assert q.max(1).values.mean() > chance + 0.05, "too uneven to tell a draw from the argmax"
+    assert likely.item() == pytest.approx(chance.item(), abs=0.03)
+
+
+def test_a_steps_randomness_comes_from_its_seed_and_number_alone(tmp_path):
+    def drawn(name: str, **more) -> tuple:
+        _, (b,) = step_of(tmp_path / name, num_thoughts=N, batch_size=32, thought_dropout=0.5, **more)
+        return b["prompt"].shape, (b["thought"] < 0).tolist(), b["thought"].tolist()
+
+    once = drawn("once", step=3)
+    for elsewhere in (1, 2, 3):
+        assert drawn("again", step=3, global_seed=elsewhere) == once
+    assert drawn("step", step=4)[:2] != once[:2]
+    assert drawn("seed", step=3, seed=43)[:2] != once[:2]
 
 
 # Law 8
@@ -243,8 +367,10 @@ def test_one_batch_of_32_equals_accumulated_parts_also_a_ragged_one(tmp_path, so
         assert (gradients[size] - gradients[32]).norm() / gradients[32].norm() < 1e-6
 
 
-def step_of(path, num_thoughts: int, batch_size: int, rows: int | None = None, source: str = "text", **more):
-    """(trainer, micro-batches of its first optimizer step) on real files, in double precision, weights far from their start."""
+def step_of(
+    path, num_thoughts: int, batch_size: int, rows: int | None = None, source="text", step=9, global_seed=0, **more
+):
+    """(trainer, micro-batches of optimizer step `step` of 10) on real files, in double precision, weights far from their start."""
     path.mkdir(parents=True, exist_ok=True)
     if source == "text":
         file = path / "data.txt"
@@ -259,17 +385,17 @@ def step_of(path, num_thoughts: int, batch_size: int, rows: int | None = None, s
         batch_size=batch_size, max_steps=10, output_dir=str(path / "run"), **more,
     )  # fmt: skip
     data = load_data(s)
-    torch.manual_seed(0)
     model = build_model(s, data.tokenizer).double()
     with torch.no_grad():
         for p in model.parameters():
             p.add_(0.1 * torch.randn(p.shape, generator=torch.Generator().manual_seed(1), dtype=p.dtype))
-    trainer = MixtureTrainer(s, data, model, 10, s.output_dir, callbacks=[])
+    trainer = MixtureTrainer(s, data, model, 10, s.output_dir, None, Interruption())
     trainer.create_optimizer()
     trainer.current_gradient_accumulation_steps = math.ceil((rows or batch_size) / batch_size)
     items = [data.train[i] for i in range(rows or batch_size)]
     parts = [data.collate(items[i : i + batch_size]) for i in range(0, len(items), batch_size)]
-    trainer.state.global_step = 9  # late in the run: every loss is on
+    trainer.state.global_step = step  # 9 is late in the run: every loss is on
+    torch.manual_seed(global_seed)  # after the Trainer, which sets it too
     batches, _ = trainer.get_batch_samples(iter(parts), len(parts), torch.device("cpu"))
     return trainer, batches
 

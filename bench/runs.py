@@ -1,0 +1,42 @@
+"""Training runs for the benches: none twice, two at a time, one thread each. Imported by them; no command of its own.
+
+directory = train_once(Path("outputs/bench/one"), "--task forks --max_steps 100".split()).result()
+"""
+
+import os
+import subprocess
+import sys
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))  # a bench in a git worktree measures that worktree's mot, not the installed one
+# Keeps what Python adds of its own (-P) away, or a `mot` in the working directory would come before ROOT's.
+COMMAND = [sys.executable, "-P", "-c"]
+# A constant is read before it is changed: one that has moved is an error, not a run of something else.
+CODE = "import mot.model, mot.trainer; {constant}\n{patch}\nfrom mot import cli; cli.run(cli.train)"
+POOL = ThreadPoolExecutor(2)
+
+
+def train_once(directory: Path, flags: list[str], patch: str = "") -> Future[Path]:
+    """Train into `directory` unless a finished run is there already. What the run says is kept in `printed(directory)`.
+
+    `patch`, such as "mot.model.WAVELENGTHS = 2", changes one constant of mot.model or mot.trainer in the run's own process.
+    """
+    return POOL.submit(_train, directory, [*flags, "--output_dir", str(directory), "--overwrite"], patch)
+
+
+def printed(directory: Path) -> Path:
+    """The file beside a run's directory that holds its standard output."""
+    return directory.with_name(f"{directory.name}.txt")
+
+
+def _train(directory: Path, flags: list[str], patch: str) -> Path:
+    if not (directory / "model.safetensors").is_file():
+        directory.parent.mkdir(parents=True, exist_ok=True)
+        paths = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+        env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": paths}
+        code = CODE.format(constant=patch.partition(" = ")[0], patch=patch)
+        with printed(directory).open("w") as out:
+            subprocess.run([*COMMAND, code, *flags], check=True, env=env, stdout=out)
+    return directory

@@ -1,0 +1,147 @@
+"""Training runs in processes of their own, which can be stopped in the middle of a named phase. Used by test_survival.py.
+
+    run = start(["--train_file", ...], pause="evaluation", at=8)   # the child says when it is there and waits a moment
+    run.wait_for_phase(); run.kill(signal.SIGTERM); run.exitcode()
+
+The children come from a fork server that has imported everything once, so a run starts in a fraction of a second. A pause is
+a real phase of a real run that is entered slowly; nothing else in it is changed.
+"""
+
+import hashlib
+import json
+import multiprocessing
+import os
+import sys
+import time
+from pathlib import Path
+
+PHASES = ("tokenising", "first step", "training", "accumulation", "evaluation", "saving", "upload")
+PAUSE = 0.7  # seconds
+ENVIRONMENT = ("STORAGE_EMULATOR_HOST", "FSSPEC_GS_TOKEN", "MOT_CACHE", "HF_HUB_OFFLINE")
+
+_context = multiprocessing.get_context("forkserver")
+_context.set_forkserver_preload(["mot.train", "mot.report", "mot.evaluate", "rich.console", "matplotlib.figure"])
+
+
+class Run:
+    """A training process that was started. `phase` is readable once it has come where it was to pause."""
+
+    def __init__(self, argv: list[str], pause: str | None, at: int, drop_rng: bool, world: tuple[int, int, int]):
+        self.log = Path(os.environ["SURVIVE_LOGS"]) / f"{time.monotonic_ns()}.log"
+        self.phase, theirs = _context.Pipe(duplex=False)
+        where = {name: os.environ.get(name, "") for name in ENVIRONMENT}, os.getcwd()  # not the fork server's
+        self.process = _context.Process(
+            target=_child, args=(argv, pause, at, drop_rng, world, theirs, str(self.log), where)
+        )
+        self.process.start()
+        theirs.close()
+
+    def wait_for_phase(self) -> None:
+        assert self.phase.poll(60), self.log.read_text()
+        assert self.phase.recv() == "there"
+
+    def kill(self, signum: int) -> None:
+        os.kill(self.process.pid, signum)
+
+    def exitcode(self, within: float = 120) -> int:
+        """Of a process killed by signal s: -s."""
+        self.process.join(within)
+        assert self.process.exitcode is not None, f"still running after {within} s: {self.log.read_text()}"
+        return self.process.exitcode
+
+
+def start(
+    argv: list[str],
+    pause: str | None = None,
+    at: int = 0,
+    drop_rng: bool = False,
+    world: tuple[int, int, int] = (0, 1, 0),
+) -> Run:
+    """Train with these flags in a process of its own; `world`: (rank, processes, port)."""
+    return Run([str(word) for word in argv], pause, at, drop_rng, world)
+
+
+def complete(argv: list[str]) -> None:
+    """Train to the end."""
+    run = start(argv)
+    assert run.exitcode() == 0, run.log.read_text()
+
+
+def state_digest(checkpoint: Path) -> str:
+    """sha256 over parameters, optimizer, schedule and random states of a checkpoint."""
+    import torch
+    from transformers.trainer_pt_utils import safe_globals
+
+    digest = hashlib.sha256((checkpoint / "model.safetensors").read_bytes())
+
+    def feed(value) -> None:
+        if isinstance(value, torch.Tensor):
+            digest.update(value.detach().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+        elif isinstance(value, dict):
+            for key in sorted(value, key=str):
+                digest.update(str(key).encode())
+                feed(value[key])
+        elif isinstance(value, list | tuple):
+            for item in value:
+                feed(item)
+        else:
+            digest.update(repr(value).encode())
+
+    with safe_globals():
+        for file in sorted([*checkpoint.glob("*.pt"), *checkpoint.glob("*.pth")]):
+            feed(torch.load(file, weights_only=True))
+    feed(json.loads((checkpoint / "watch.json").read_text()))
+    return digest.hexdigest()
+
+
+def _child(
+    argv: list[str], pause: str | None, at: int, drop_rng: bool, world: tuple[int, int, int], pipe, log: str, where
+):
+    environment, directory = where
+    os.environ |= environment
+    os.chdir(directory)
+    output = os.open(log, os.O_WRONLY | os.O_CREAT)
+    os.dup2(output, 1)
+    os.dup2(output, 2)
+    rank, processes, port = world
+    if processes > 1:
+        os.environ |= {
+            "RANK": str(rank),
+            "LOCAL_RANK": str(rank),
+            "WORLD_SIZE": str(processes),
+            "LOCAL_WORLD_SIZE": str(processes),
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": str(port),
+        }
+    import torch
+
+    torch.set_num_threads(1)
+    from mot import cli, data, storage, trainer
+
+    owner, name, when = {
+        "tokenising": (data, "encode", lambda self: True),
+        "first step": (trainer.MixtureTrainer, "compute_loss", lambda self: True),
+        "training": (trainer.MixtureTrainer, "_get_grad_norm", lambda self: self.state.global_step == at),
+        "accumulation": (trainer.MixtureTrainer, "compute_loss", lambda self: self.state.global_step == at),
+        "evaluation": (trainer, "score", lambda self: True),
+        "saving": (trainer.MixtureTrainer, "_save_scaler", lambda self: self.state.global_step == at),
+        "stuck": (trainer.MixtureTrainer, "compute_loss", lambda self: self.state.global_step == at),
+        "upload": (storage.Mirror, "upload", lambda self: True),
+    }.get(pause, (None, None, None))
+    if owner:
+        original, told = getattr(owner, name), []
+
+        def slow(*args, **kwargs):
+            if not told and when(args[0]):
+                told.append(True)
+                pipe.send("there")
+                end = time.monotonic() + (60 if pause == "stuck" else PAUSE)
+                while (left := end - time.monotonic()) > 0:
+                    time.sleep(left)
+            return original(*args, **kwargs)
+
+        setattr(owner, name, slow)
+    if drop_rng:
+        trainer.MixtureTrainer._load_rng_state = lambda self, checkpoint: None
+    sys.argv = ["train_mot.py", *argv]
+    cli.run(cli.train, argv, prog="train_mot.py")
