@@ -14,7 +14,7 @@ demo: $(SETUP)
 	$(BIN)/python train_mot.py --config configs/forks.yaml --output_dir outputs/demo --overwrite
 
 test: $(SETUP)
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 torture: $(SETUP)
 	TORTURE=1 $(BIN)/python -m pytest tests/test_survival.py tests/test_faults.py

@@ -2,6 +2,7 @@
 
 import json
 import multiprocessing
+import os
 import pickle
 import shutil
 import string
@@ -427,7 +428,8 @@ def test_what_a_killed_process_left_is_not_used(own_cache, text_file):
     assert not list(own_cache.rglob("*.partial"))
 
 
-def _load_in_another_process(path, begin, found):
+def _load_in_another_process(path, cache, begin, found):
+    os.environ["MOT_CACHE"] = str(cache)
     begin.wait()
     found.put(load(path, vocab_size=300).fingerprint)
 
@@ -435,9 +437,13 @@ def _load_in_another_process(path, begin, found):
 def test_processes_that_start_together_end_well(own_cache, tmp_path, text_file):
     path = tmp_path / "text.txt"
     path.write_text(text_file.read_text() * 300)
-    context = multiprocessing.get_context("fork")
+    context = multiprocessing.get_context(
+        "forkserver"
+    )  # a fork would inherit the tokenizer's locks without its threads
     begin, found = context.Event(), context.Queue()
-    processes = [context.Process(target=_load_in_another_process, args=(path, begin, found)) for _ in range(3)]
+    processes = [
+        context.Process(target=_load_in_another_process, args=(path, own_cache, begin, found)) for _ in range(3)
+    ]
     for process in processes:
         process.start()
     begin.set()
