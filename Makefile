@@ -1,4 +1,4 @@
-# make demo   set-up, then train on `forks` and print eight thoughts side by side (about five minutes on two cores)
+# make demo   set-up, then train on `forks` and print eight thoughts side by side (five to six minutes on two cores)
 # make test   set-up, then every test
 # make torture  set-up, then every way of losing a run, in full (about ten minutes)
 # make check  set-up, then lint, format and the floors' import contract

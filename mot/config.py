@@ -34,7 +34,11 @@ class TrainSettings:
     eval_file: str | None = setting(
         None, "held-out data of the same kind; else the last 10 %% of train_file", group="data"
     )
-    task: str | None = setting(None, "a built-in task with known answers instead of a file: forks", group="data")
+    task: str | None = setting(
+        None,
+        "a built-in task with known answers instead of a file: forks, chains, circle, siblings or countdown",
+        group="data",
+    )
     vocab_size: int = setting(
         50257, "below 257: characters; else byte-level BPE trained on the file", "tokens, thoughts apart", "data", low=2
     )
@@ -155,14 +159,14 @@ class TrainSettings:
         return self.learning_rate or min(2e-3, 0.384 / self.hidden_size)
 
     def name(self) -> str:
-        source = self.task or self.train_file.rstrip("/").split("/")[-1].rsplit(".", 1)[0]
+        source = self.task or self.train_file.split("?")[0].rstrip("/").split("/")[-1].rsplit(".", 1)[0]
         return self.run_name or f"{source}-{self.num_thoughts}thoughts-seed{self.seed}"
 
     def output(self) -> str:
         return self.output_dir or f"outputs/{self.name()}"
 
 
-TASKS = ("forks",)
+TASKS = ("forks", "chains", "circle", "siblings", "countdown")
 TRACKERS = ("tensorboard", "trackio")
 
 

@@ -25,7 +25,7 @@ NLLS = {"eval_base_nll": "base", "eval_mixture_nll": "mixture", "eval_oracle_nll
 LOSSES = {
     "lm_loss": ("language modelling", "nats per token"),
     "router_loss": ("router", "nats"),
-    "diversity": ("diversity (JSD)", "nats per token"),
+    "diversity": ("diversity (JSD)", "nats per continuation"),
     "entropy": ("usage entropy", "nats"),
 }
 NUMBERS = {

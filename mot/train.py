@@ -55,10 +55,14 @@ def train(settings: TrainSettings) -> Result | None:
     with Interruption() as interruption, tempfile.TemporaryDirectory() as scratch:
         try:
             return _train(settings, interruption, scratch)
-        except (torch.OutOfMemoryError, MemoryError) as e:
-            raise ValueError(out_of_memory(settings, e)) from None
-        except RuntimeError as e:
-            if "can't allocate memory" not in str(e):
+        except Exception as e:
+            if (
+                interruption.signum
+            ):  # Ctrl-C reaches a compiler that runs for us, too: what fails now fails of the signal
+                print(f"stopped before the step was done ({type(e).__name__})", file=sys.stderr)
+                interruption.leave()
+            out = isinstance(e, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(e)
+            if not out:
                 raise
             raise ValueError(out_of_memory(settings, e)) from None
 
@@ -91,7 +95,10 @@ def _train(settings: TrainSettings, interruption: Interruption, scratch: str) ->
     parameters = count_parameters(settings, data)
     if rank == 0:
         require_space(output_dir, 4 * parameters + (settings.save_total_limit + 1) * 12 * parameters)
-        goes_on = settings.resume_from == "auto" or bool(checkpoint and _inside(checkpoint, output_dir))
+        if settings.resume_from == "auto":  # begins anew where nothing is to be lost, not over a finished model
+            goes_on = bool(checkpoint) or not (Path(output_dir) / "model.safetensors").exists()
+        else:
+            goes_on = bool(checkpoint and _inside(checkpoint, output_dir))
         claim(output_dir, settings.overwrite, goes_on, asdict(settings))
         print("".join(f"{line}\n" for line in lines), end="", file=sys.stderr)
         for name in HISTORY if checkpoint else ():

@@ -120,6 +120,15 @@ def free_port() -> int:
         return s.getsockname()[1]
 
 
+def test_auto_does_not_begin_anew_over_a_finished_model(flags, uninterrupted, tmp_path):
+    shutil.copytree(uninterrupted["0.1"][0], tmp_path / "run", ignore=shutil.ignore_patterns("checkpoint-*"))
+    before = (tmp_path / "run" / "model.safetensors").read_bytes()
+    run = start([*flags, "--output_dir", tmp_path / "run", "--resume_from", "auto"])
+    assert run.exitcode() == 2
+    assert "already holds a run" in run.log.read_text()
+    assert (tmp_path / "run" / "model.safetensors").read_bytes() == before
+
+
 # Signals ----------------------------------------------------------------------------------------------------------------
 
 STOPS = [(p, s, second) for p in PHASES for s in (signal.SIGTERM, signal.SIGINT) for second in (False, True)]
