@@ -19,7 +19,6 @@ import json
 import os
 import re
 import shutil
-import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
@@ -35,7 +34,7 @@ from torch.utils.data import Dataset, Sampler
 from transformers import PreTrainedTokenizerBase
 
 from mot.config import TrainSettings
-from mot.storage import cache_dir, fetch
+from mot.storage import cache_dir, fetch, sync, whole
 from mot.tokenizer import (
     PIECE,
     SMALLEST_BPE,
@@ -493,10 +492,10 @@ def _build(entry: Path, about: dict, names: list[str], chunks: Iterator[np.ndarr
         with open(partial_entry / "meta.json", "wb") as file:
             file.write(_meta(partial_entry, about, names))
             _flush(file)
-        _flush_directory(partial_entry)
+        sync(partial_entry)
         shutil.rmtree(entry, ignore_errors=True)  # a damaged one
         partial_entry.rename(entry)
-        _flush_directory(entry.parent)
+        sync(entry.parent)
     finally:
         shutil.rmtree(partial_entry, ignore_errors=True)
 
@@ -526,12 +525,8 @@ def remembered(about: dict, make: Callable[[], str]) -> str:
             return value.decode()
     value = make()
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=path.parent) as beside:
-            with open(f"{beside}/new", "wb") as file:
-                file.write(_sha256(_key(about).encode() + value.encode()).encode() + b"\n" + value.encode())
-                _flush(file)
-            os.replace(f"{beside}/new", path)
+        with whole(path) as part:
+            part.write_bytes(_sha256(_key(about).encode() + value.encode()).encode() + b"\n" + value.encode())
     except OSError as e:
         raise ValueError(
             f"MOT_CACHE {cache_dir()}: cannot be written ({e.strerror}); set it to another directory"
@@ -554,14 +549,6 @@ def _sha256(content: bytes) -> str:
 def _flush(file) -> None:
     file.flush()
     os.fsync(file.fileno())
-
-
-def _flush_directory(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 # Batches ------------------------------------------------------------------------------------------------------------
