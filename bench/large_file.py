@@ -1,8 +1,9 @@
 """What a text of a gigabyte takes: memory beyond the libraries, seconds to tokenise it, to open it again, to seek.
 
     python bench/large_file.py --texts ../shared/data/wikitext2-valid.txt ../shared/data/wikitext2-test.txt
+    python bench/large_file.py --texts ../shared/data/e2e/train.jsonl --megabytes 300
 
-The text is made of the paragraphs of `--texts`, again and again in another order. Each opening is a process of its own
+The text, or the .jsonl file, is made of the lines of `--texts`, again and again in another order. Each opening is a process of its own
 and reads 2,000 batches in the order of a run, from batch 10^6 on. Memory is the peak of the resident set (Linux) minus
 what was resident when torch, transformers and mot had been imported. The last line is one JSON object.
 """
@@ -19,7 +20,7 @@ from pathlib import Path
 
 
 def make(texts: list[Path], path: Path, size: int) -> None:
-    """Paragraphs of `texts` in random order, `size` bytes of them, always the same."""
+    """Lines of `texts` in random order, `size` bytes of them, always the same."""
     paragraphs = [line for text in texts for line in text.read_text(encoding="utf-8").splitlines(keepends=True)]
     draw = random.Random(0)
     with open(path, "w", encoding="utf-8") as file:
@@ -62,7 +63,7 @@ def open_once(path: str, vocab_size: int) -> dict[str, float]:
         "extra_MiB": (loading - before) / 2**20,
         "extra_MiB_with_training_batches": (peak() - before) / 2**20,
         "tokens": data.train.tokens() + data.eval.tokens(),
-        "shape": list(first["window"].shape),
+        "shape": list(next(iter(first.values())).shape),
     }
 
 
@@ -89,7 +90,7 @@ def main() -> None:
         return
 
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, "text.txt")
+        path = Path(folder, "lines").with_suffix(args.texts[0].suffix)
         make(args.texts, path, args.megabytes * 10**6)
 
         def child(*words: str) -> dict[str, float]:
@@ -109,7 +110,7 @@ def main() -> None:
             "second": second,
             "seeks": seeks,
         }
-    print(f"{result['bytes'] / 1e6:,.0f} MB of text, vocabulary {args.vocab_size}, {first['tokens']:,} tokens")
+    print(f"{result['bytes'] / 1e6:,.0f} MB, vocabulary {args.vocab_size}, {first['tokens']:,} tokens")
     print(f"{'':34}{'first':>10}{'again':>10}")
     for name in first:
         if isinstance(first[name], float):

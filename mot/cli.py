@@ -6,7 +6,7 @@ Each command parses first and imports torch after, so that --help and a mistyped
 import sys
 from collections.abc import Callable
 
-from mot.config import DATASETS, DataSettings, ThinkSettings, TrainSettings, fail, parse
+from mot.config import DATASETS, DataSettings, ReportSettings, ThinkSettings, TrainSettings, fail, parse
 from mot.interrupt import Interruption
 
 
@@ -91,7 +91,15 @@ def data(argv: list[str] | None = None, prog: str = "mot data") -> None:
     print(f"{output}: {size / 1e6:,.1f} MB; next: python train_mot.py --train_file {output}")
 
 
-COMMANDS: dict[str, Callable[..., None]] = {"train": train, "think": think, "data": data}
+def report(argv: list[str] | None = None, prog: str = "mot report") -> None:
+    """draw the report of a run that was interrupted or still goes on"""
+    settings = parse(ReportSettings, argv, prog, report.__doc__)
+    from mot.report import write
+
+    print(write(settings.run))
+
+
+COMMANDS: dict[str, Callable[..., None]] = {"train": train, "think": think, "data": data, "report": report}
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -207,6 +207,17 @@ DATASETS = {  # where they live today, and what stands behind each row: rows of 
 
 
 @dataclass
+class ReportSettings:
+    """Everything `mot report` can be told."""
+
+    run: str | None = setting(None, "the output directory of a run, finished or not", positional=True)
+
+    def validate(self) -> None:
+        if self.run is None:
+            raise ValueError("mot report: no run given; e.g. mot report outputs/run")
+
+
+@dataclass
 class DataSettings:
     """Everything `mot data` can be told."""
 

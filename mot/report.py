@@ -38,10 +38,12 @@ NUMBERS = {
 
 
 def write(output_dir: str) -> Path:
-    """Write OUTPUT/report/ and return the path of its index.html."""
+    """Write OUTPUT/report/ and return the path of its index.html. Raises ValueError if there is no such directory."""
     from jinja2 import Environment
 
     run, folder = Path(output_dir), Path(output_dir) / "report"
+    if not run.is_dir():
+        raise ValueError(f"{output_dir}: no such directory; give the --output_dir of a run")
     metrics, samples = read_metrics(run / METRICS), read_metrics(run / SAMPLES)
     settings = json.loads((run / "run.json").read_text()) if (run / "run.json").is_file() else {}
     folder.mkdir(exist_ok=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from mot.config import DataSettings, ThinkSettings, TrainSettings, parse
+from mot.config import DataSettings, ReportSettings, ThinkSettings, TrainSettings, parse
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -19,6 +19,7 @@ PARSED = {
     "mot train": TrainSettings,
     "mot think": ThinkSettings,
     "mot data": DataSettings,
+    "mot report": ReportSettings,
 }
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from mot import report
+from mot import cli, report
 from mot.config import TrainSettings
 from mot.think import Thought
 from mot.tracking import METRICS, SAMPLES, RunLog, read_metrics
@@ -149,3 +149,11 @@ def test_a_browser_shows_every_picture_and_runs_nothing(run, tmp_path):
     sizes = re.search(r'data-sizes="([\d,]*)"', seen)[1].split(",")
     assert sizes == ["1040"] * len(pictures(run))
     assert "<title>a run</title>" in seen
+
+
+def test_a_directory_that_is_not_there_is_refused(tmp_path, capsys):
+    with pytest.raises(SystemExit) as e:
+        cli.main(["report", str(tmp_path / "nowhere")])
+    assert e.value.code == 2
+    assert "no such directory" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
