@@ -441,7 +441,7 @@ class MixtureTrainer(Trainer):
     def _sample(self) -> None:
         """What the thoughts say about the first held-out prompt, for people to read. Draws from no global generator."""
         first = branch(self.data.collate([self.eval_dataset[0]]), self.settings.seq_length // 2)
-        prompt = self.data.tokenizer.decode(first["prompt"][0])
+        prompt = self.data.tokenizer.decode(first["prompt"][0], skip_special_tokens=True)
         mixture = MixtureOfThoughts(self.model, self.data.tokenizer, self.thoughts)
         with evaluating(self.model), self.compute_loss_context_manager():
             said = mixture.think(prompt, min(SAMPLED, mixture.num_thoughts), max_new_tokens=SAMPLED_TOKENS, seed=0)

@@ -1,7 +1,7 @@
 """forks: 8 items in the prompt, any one of them may be answered, by its chain of five symbols.
 
     prompt   "kQ3x+Zb7>"      8 distinct items of 64, in random order
-    answer   "Tm2aB"          the chain of any one item: symbol j is map j of the item; five fixed random maps
+    answer   "FCQwz"          the chain of any one item, here k: symbol j is map j of the item; five fixed random maps
 
 Eight answers are equally good, so K independent draws find at most 8 (1 - (1 - 1/8)^K) of them: 5.25 of 8 for K = 8.
 """
@@ -10,7 +10,7 @@ import random
 import string
 
 ITEMS = string.ascii_letters + string.digits + "+-"
-ANSWERS = 8  # equally good answers to every prompt
+ANSWERS = 8  # equally good ones to every prompt
 CHAIN = 5
 _maps = random.Random("forks")
 MAPS = [[_maps.choice(ITEMS) for _ in ITEMS] for _ in range(CHAIN)]
@@ -38,6 +38,6 @@ def verify(prompt: str, answer: str) -> str | None:
     return item if item is not None and item in prompt[:-1] else None
 
 
-def independence_ceiling(k: int) -> float:
-    """Most distinct answers, in expectation, that k independent draws can find: uniform draws are the best there are."""
-    return ANSWERS * (1 - (1 - 1 / ANSWERS) ** k)
+def answers(prompt: str) -> int:
+    """8, whatever the prompt."""
+    return ANSWERS
