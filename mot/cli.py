@@ -35,11 +35,13 @@ def train(argv: list[str] | None = None, prog: str = "mot train") -> None:
     console.print(report.summary(result.steps, result.seconds, result.metrics))
     print(report.where_to(result.output_dir, page))
     if settings.task:
+        from mot import tasks
         from mot.think import MixtureOfThoughts
 
         found = evaluate.find_answers(MixtureOfThoughts.from_pretrained(result.output_dir), settings.task)
         prompt, thoughts, answers = found.samples[0]
-        console.print(f"\nan unseen prompt: {prompt}", markup=False)
+        what = "a prompt" if settings.task in tasks.RECURRING else "an unseen prompt"
+        console.print(f"\n{what}: {prompt}", markup=False)
         console.print(report.side_by_side(thoughts, [f"answers {a}" if a else "not an answer" for a in answers]))
         console.print(found.line(settings.task), soft_wrap=True)
 
