@@ -13,14 +13,13 @@ and sha256 of every file. Whatever is interrupted, full or damaged, a directory 
 import hashlib
 import json
 import os
-import re
 import shutil
 from pathlib import Path
 
 from safetensors import SafetensorError
 
 from mot import storage
-from mot.storage import MANIFEST, is_remote
+from mot.storage import MANIFEST, is_remote, step_of
 
 MARK = "run.json"
 HISTORY = ("metrics.jsonl", "samples.jsonl", "wandb_run_id")  # what a run has said so far: a checkpoint has copies
@@ -125,7 +124,7 @@ def check(directory: Path) -> dict:
     there = _files(directory)
     wrong = [f"{name} is missing" for name in body["files"] if name not in there]
     wrong += [f"{name} is not in the manifest" for name in there if name not in body["files"]]
-    wrong += [f"{MANIFEST} is of step {body['step']}"] * (_step(directory.name) not in (None, body["step"]))
+    wrong += [f"{MANIFEST} is of step {body['step']}"] * (step_of(directory.name) not in (None, body["step"]))
     for name, written in body["files"].items():
         if name in there and there[name].stat().st_size != written["bytes"]:
             wrong.append(f"{name} has {there[name].stat().st_size:,} of {written['bytes']:,} bytes")
@@ -138,8 +137,8 @@ def check(directory: Path) -> dict:
 
 def checkpoints(output_dir: str) -> list[Path]:
     """Directories checkpoint-STEP of a run, complete or not, oldest first."""
-    found = [p for p in Path(output_dir).glob("checkpoint-*") if _step(p.name) is not None and p.is_dir()]
-    return sorted(found, key=lambda p: _step(p.name))
+    found = [p for p in Path(output_dir).glob("checkpoint-*") if step_of(p.name) is not None and p.is_dir()]
+    return sorted(found, key=lambda p: step_of(p.name))
 
 
 def newest(output_dir: str) -> tuple[Path | None, dict, list[str]]:
@@ -171,7 +170,7 @@ def find(
         return directory, manifest, [f"skipped {line}" for line in wrong]
     if is_remote(resume_from):
         url, _, name = resume_from.rstrip("/").rpartition("/")
-        run, name = (url, name) if _step(name) is not None else (resume_from, None)
+        run, name = (url, name) if step_of(name) is not None else (resume_from, None)
         directory, manifest, wrong = newest_remote(run, scratch, name)
     elif checkpoints(resume_from):
         directory, manifest, wrong = newest(resume_from)
@@ -196,18 +195,13 @@ def newest_remote(
     """`newest` of the run at a remote address: its checkpoints (or `only` the one of that name), downloaded and checked."""
     wrong = []
     for name in reversed(storage.checkpoints(run)):
-        if _step(name) > newer_than and only in (None, name):
+        if step_of(name) > newer_than and only in (None, name):
             try:
                 directory = Path(storage.download(f"{run}/{name}", scratch))
                 return directory, check(directory), wrong
             except ValueError as e:
                 wrong.append(str(e))
     return None, {}, wrong
-
-
-def _step(name: str) -> int | None:
-    match = re.fullmatch(r"checkpoint-(\d+)", name)
-    return int(match[1]) if match else None
 
 
 def differences(manifest: dict, facts: dict) -> list[str]:

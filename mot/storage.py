@@ -28,7 +28,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 MANIFEST = "manifest.json"
-CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 EXTRA = 'pip install "mixture-of-thoughts[{}]"'
 ERRORS = (  # what the packages behind fsspec raise that is neither OSError, ValueError nor RuntimeError
     ("aiohttp", "ClientError"),
@@ -45,6 +44,12 @@ ERRORS = (  # what the packages behind fsspec raise that is neither OSError, Val
 def is_remote(path: str) -> bool:
     """Is it an address like gs://bucket/file, not a local path?"""
     return "://" in path
+
+
+def step_of(name: str) -> int | None:
+    """The step of a directory named checkpoint-STEP; None for any other name."""
+    match = re.fullmatch(r"checkpoint-(\d+)", name)
+    return int(match[1]) if match else None
 
 
 def cache_dir() -> Path:
@@ -149,7 +154,7 @@ class Mirror:
         for file in files.values():
             if not file.is_file():
                 raise ValueError(f"{self.flag} {self.url}: cannot upload {file}; it is missing or not a plain file")
-        assert marker in files or not CHECKPOINT.fullmatch(name), f"{path} has no {MANIFEST}"
+        assert marker in files or step_of(name) is None, f"{path} has no {MANIFEST}"
         with _told(self.flag, self.url):
             if marker in files:  # the same step once more: a mixture of old and new files must not have the old marker
                 with suppress(FileNotFoundError):
@@ -158,9 +163,8 @@ class Mirror:
                 self._fs.put_file(str(files[target]), f"{self._root}/{target}")
 
     def checkpoints(self) -> list[str]:
-        """Names of the complete checkpoints, `checkpoint-STEP`, oldest first."""
-        with _told(self.flag, self.url):
-            return [name for name, files in _find(self._fs, self._root).items() if MANIFEST in files]
+        """`checkpoints` of this directory."""
+        return checkpoints(self.url, self.flag)
 
     def prune(self, keep: int) -> list[str]:
         """Delete all but the newest `keep` (>= 1) complete checkpoints, and older unfinished ones; return their names."""
@@ -175,10 +179,6 @@ class Mirror:
                 for file in sorted(found[name], key=lambda file: file != MANIFEST):
                     self._fs.rm_file(f"{self._root}/{name}/{file}")
         return doomed
-
-    def download(self, name: str, directory: str | Path) -> str:
-        """`download` of the checkpoint `name`."""
-        return download(f"{self.url}/{name}", directory, self.flag)
 
 
 def save_dataset(url: str, output: str, end: str = "", max_megabytes: float = math.inf) -> int:
@@ -305,9 +305,9 @@ def _find(fs, root: str) -> dict[str, list[str]]:
     with suppress(FileNotFoundError):
         for path in fs.find(root):
             name, _, file = path.removeprefix(root + "/").partition("/")
-            if CHECKPOINT.fullmatch(name) and file:
+            if step_of(name) is not None and file:
                 found.setdefault(name, []).append(file)
-    return dict(sorted(found.items(), key=lambda item: int(CHECKPOINT.fullmatch(item[0])[1])))
+    return dict(sorted(found.items(), key=lambda item: step_of(item[0])))
 
 
 def _named(manifest: bytes) -> list[str]:

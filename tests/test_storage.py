@@ -300,7 +300,7 @@ def test_manifest_arrives_last_and_a_checkpoint_comes_back_as_it_was(bucket, tmp
         f"+a/run/checkpoint-7/{name}" for name in content(source)
     )
     assert mirror.checkpoints() == checkpoints(f"{BUCKET}/a/run") == ["checkpoint-7"]
-    back = mirror.download("checkpoint-7", tmp_path / "other")
+    back = download(f"{BUCKET}/a/run/checkpoint-7", tmp_path / "other")
     assert back == str(tmp_path / "other" / "checkpoint-7")
     assert content(Path(back)) == content(source)
     (Path(back) / "old").write_text("of another run")
