@@ -119,11 +119,11 @@ class MixtureOfThoughts:
         probability_BN = router_BN.softmax(-1)
         chosen_BK, generators = [], []
         for b, prompt in enumerate(prompts):
-            chosen = choose_thoughts(router_BN[b], K, creativity, _generator(seed, prompt, "router")).tolist()
+            chosen = choose_thoughts(router_BN[b], K, creativity, generator_of(seed, prompt, "router")).tolist()
             chosen.sort(key=lambda k: -probability_BN[b, k].item())
             copies = [chosen[:i].count(k) for i, k in enumerate(chosen)]
             generators += [
-                _generator(seed, prompt, f"thought {k} copy {c}") for k, c in zip(chosen, copies, strict=True)
+                generator_of(seed, prompt, f"thought {k} copy {c}") for k, c in zip(chosen, copies, strict=True)
             ]
             chosen_BK.append(chosen)
 
@@ -147,10 +147,10 @@ class MixtureOfThoughts:
                 warpers.append(TopPLogitsWarper(top_p))
             if min_p > 0:
                 warpers.append(MinPLogitsWarper(min_p))
-            warpers.append(_Draw(generators))
+            warpers.append(Draw(generators))
         config = GenerationConfig(
             max_new_tokens=max_new_tokens,
-            do_sample=False,  # the draw is ours: argmax after _Draw
+            do_sample=False,  # the draw is ours: argmax after Draw
             suppress_tokens=self.thoughts or None,
             eos_token_id=self.tokenizer.eos_token_id,
             pad_token_id=self.tokenizer.pad_token_id
@@ -206,12 +206,12 @@ class MixtureOfThoughts:
         return batch, router_BN if self.thoughts else torch.zeros(len(prompts), 1), cache
 
 
-def _generator(seed: int, prompt: str, use: str) -> torch.Generator:
+def generator_of(seed: int, prompt: str, use: str) -> torch.Generator:
     digest = hashlib.sha256(f"{seed}\0{use}\0{prompt}".encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
 
 
-class _Draw(LogitsProcessor):
+class Draw(LogitsProcessor):
     """Add Gumbel noise from each row's own generator: the argmax is then a draw from the softmax (Gumbel-max trick)."""
 
     def __init__(self, generators: list[torch.Generator]):
