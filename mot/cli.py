@@ -6,7 +6,16 @@ Each command parses first and imports torch after, so that --help and a mistyped
 import sys
 from collections.abc import Callable
 
-from mot.config import DATASETS, DataSettings, ReportSettings, ThinkSettings, TrainSettings, fail, parse
+from mot.config import (
+    DATASETS,
+    DataSettings,
+    EvaluateSettings,
+    ReportSettings,
+    ThinkSettings,
+    TrainSettings,
+    fail,
+    parse,
+)
 from mot.interrupt import Interruption
 
 
@@ -75,6 +84,25 @@ def think(argv: list[str] | None = None, prog: str = "mot think") -> None:
         Console().print(report.side_by_side(thoughts))
 
 
+def evaluate(argv: list[str] | None = None, prog: str = "mot evaluate") -> None:
+    """judge K thoughts against every sampler, tuned alike: are they different, and good?"""
+    settings = parse(EvaluateSettings, argv, prog, evaluate.__doc__)
+    _quiet()
+    import shlex
+
+    from rich.console import Console
+
+    from mot import compare, diversity_report
+
+    words = [prog, *(sys.argv[1:] if argv is None else argv)]
+    result = compare.compare(settings, shlex.join(words))
+    page = diversity_report.write(result, settings.output())
+    Console(highlight=False).print(diversity_report.table(result))
+    print(
+        f"report   {page}\nnumbers  {settings.output()}/{compare.RESULT}\ntexts    {settings.output()}/{compare.TEXTS}"
+    )
+
+
 def data(argv: list[str] | None = None, prog: str = "mot data") -> None:
     """fetch a data set of the guide as plain text: shakespeare, wikitext103 or openwebtext"""
     settings = parse(DataSettings, argv, prog, data.__doc__)
@@ -101,7 +129,13 @@ def report(argv: list[str] | None = None, prog: str = "mot report") -> None:
     print(write(settings.run))
 
 
-COMMANDS: dict[str, Callable[..., None]] = {"train": train, "think": think, "data": data, "report": report}
+COMMANDS: dict[str, Callable[..., None]] = {
+    "train": train,
+    "think": think,
+    "evaluate": evaluate,
+    "data": data,
+    "report": report,
+}
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -294,12 +294,13 @@ class Point(NamedTuple):
 
 
 class Matched(NamedTuple):
-    """The best setting that qualifies, and mixture minus setting; only the sentence where none does."""
+    """The best setting that qualifies (`met`), else the one that comes nearest to it; and mixture minus that setting."""
 
     sentence: str
-    setting: Point | None = None
-    quality: Interval | None = None
-    diversity: Interval | None = None
+    met: bool
+    setting: Point
+    quality: Interval
+    diversity: Interval
 
 
 def bootstrap(values: Sequence[float], seed: int, resamples: int = 10_000) -> Interval:
@@ -318,8 +319,9 @@ def bootstrap(values: Sequence[float], seed: int, resamples: int = 10_000) -> In
     if n == 1:
         return Interval(mean, -math.inf, math.inf)
     generator = torch.Generator().manual_seed(seed)
-    means = [drawn_from[torch.randint(n, (n,), generator=generator)].mean() for _ in range(resamples)]
-    low, high = torch.stack(means).quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
+    parts = [min(1000, resamples - i) for i in range(0, resamples, 1000)]
+    means = [drawn_from[torch.randint(n, (part, n), generator=generator)].mean(1) for part in parts]
+    low, high = torch.cat(means).quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
     return Interval(mean, low, high)
 
 
@@ -333,38 +335,60 @@ def paired_bootstrap(a: Sequence[float], b: Sequence[float], seed: int, resample
     return bootstrap([x - y for x, y in zip(a, b, strict=True)], seed, resamples)
 
 
-def matched(mixture: Point, settings: list[Point], seed: int, tolerance: float = 0.01) -> tuple[Matched, Matched]:
+def matched(
+    mixture: Point,
+    settings: list[Point],
+    seed: int,
+    tolerance: float = 0.01,
+    judged: dict[str, Point] | None = None,
+) -> tuple[Matched, Matched]:
     """The mixture against a sampler at its best: (at the mixture's quality, at the mixture's diversity).
 
     First: of the settings whose quality is at most `tolerance` below the mixture's, the most diverse. Second: of the
     settings at least as diverse as the mixture, the one of best quality. Both with mixture minus setting, paired by prompt.
-    Settings *better* than the mixture are not left out of the first, or one that beats it in both would be no match. The
-    setting is chosen on the prompts it is judged on, which can only flatter the sampler.
+    Settings *better* than the mixture are not left out of the first, or one that beats it in both would be no match. Where
+    no setting qualifies, the nearest stands in.
+
+    `judged`: by name, the same points on other prompts. Settings are then chosen on the first and compared on these;
+    without it the setting is chosen on the prompts it is judged on, which can only flatter the sampler.
     """
     if not settings:
         raise ValueError("matched: no settings to compare with")
-    for name, *values in [mixture, *settings]:
-        if not all(len(v) == len(mixture.quality) > 0 and all(map(math.isfinite, v)) for v in values):
-            raise ValueError(f"matched: {name}: needs a finite quality and diversity for every prompt of the mixture")
+    judged = judged or {point.name: point for point in (*settings, mixture)}
+    for points in ([mixture, *settings], [judged[point.name] for point in (mixture, *settings)]):
+        for name, *values in points:
+            if not all(len(v) == len(points[0].quality) > 0 and all(map(math.isfinite, v)) for v in values):
+                raise ValueError(
+                    f"matched: {name}: needs a finite quality and diversity for every prompt of the mixture"
+                )
     quality, diversity = fmean(mixture.quality), fmean(mixture.diversity)
     scored = [(fmean(setting.quality), fmean(setting.diversity), setting) for setting in settings]
     slack = 1e-9  # of rounding: 0.134 - 0.01 is more than 0.124
-    good = [((d, q), setting) for q, d, setting in scored if q >= quality - tolerance - slack]
-    diverse = [((q, d), setting) for q, d, setting in scored if d >= diversity - slack]
+    by_quality = [((q, d), setting) for q, d, setting in scored]
+    by_diversity = [((d, q), setting) for q, d, setting in scored]
+    good = [pair for pair, (q, _, _) in zip(by_diversity, scored, strict=True) if q >= quality - tolerance - slack]
+    diverse = [pair for pair, (_, d, _) in zip(by_quality, scored, strict=True) if d >= diversity - slack]
 
-    def compared(bound: str, qualified: list[tuple[tuple[float, float], Point]], best: str, nearest: float) -> Matched:
-        if not qualified:
-            return Matched(f"none of {len(settings)} settings has {bound}; the nearest has {nearest:.3f}")
-        _, setting = max(qualified, key=lambda scores_and_setting: scores_and_setting[0])
-        q = paired_bootstrap(mixture.quality, setting.quality, seed)
-        d = paired_bootstrap(mixture.diversity, setting.diversity, seed)
-        sentence = (
-            f"{len(qualified)} of {len(settings)} settings have {bound}, {setting.name} the best {best} of them; "
-            f"{mixture.name} minus {setting.name}: quality {q}, diversity {d}"
+    def compared(bound: str, qualified: list, best: str, nearest: list) -> Matched:
+        (value, _), setting = max(qualified or nearest, key=lambda scores_and_setting: scores_and_setting[0])
+        ours, theirs = judged[mixture.name], judged[setting.name]
+        q = paired_bootstrap(ours.quality, theirs.quality, seed)
+        d = paired_bootstrap(ours.diversity, theirs.diversity, seed)
+        how_many = (
+            f"{len(qualified)} of {len(settings)} settings have"
+            if qualified
+            else f"none of {len(settings)} settings has"
         )
-        return Matched(sentence, setting, q, d)
+        which = f"the best {best} of them" if qualified else f"the nearest with {value:.3f}"
+        return Matched(
+            f"{how_many} {bound}, {setting.name} {which}; {mixture.name} minus {setting.name}: quality {q}, diversity {d}",
+            bool(qualified),
+            setting,
+            q,
+            d,
+        )
 
     return (
-        compared(f"quality {quality - tolerance:.3f} or more", good, "diversity", max(q for q, _, _ in scored)),
-        compared(f"diversity {diversity:.3f} or more", diverse, "quality", max(d for _, d, _ in scored)),
+        compared(f"quality {quality - tolerance:.3f} or more", good, "diversity", by_quality),
+        compared(f"diversity {diversity:.3f} or more", diverse, "quality", by_diversity),
     )

@@ -1,13 +1,14 @@
 """A trunk and its thoughts: build a model, lay out rows, and score continuations under every thought.
 
     model  = build_model(settings, tokenizer)
-    layout = lay_out(batch, thought_token_B, pad)                 # [x][k][y], or [x][y] where there is no thought
-    logp_BNT, router_BN = thought_logprobs(model, batch, thoughts)  # one prompt computation for all N
+    layout = lay_out(batch, thought_token_BL, pad)                # [x][k][y], or [x][y] where there is no thought
+    logp_BNT, router_BN, _ = thought_logprobs(model, batch, thoughts)  # one prompt computation for all N
     scores = score(model, batch, thoughts)                        # base, mixture and oracle NLL and what follows from them
 
 Shapes: see mot/thoughts.py. A `batch` is what mot.data.branch returns.
 """
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,7 +27,7 @@ from transformers import (
 )
 
 from mot.config import TrainSettings
-from mot.thoughts import mixture_nll, oracle_nll, specialisation
+from mot.thoughts import draw_words, mixture_nll, oracle_nll, specialisation
 from mot.tokenizer import thought_ids
 
 KEY_BIAS_STD = 3.0  # initial standard deviation of the keys' biases, see build_model
@@ -41,13 +42,16 @@ def build_model(settings: TrainSettings, tokenizer: PreTrainedTokenizerBase) -> 
     EM then stays: docs/RESULTS.md, "What makes thoughts divide places". For the same reason the rotary base is low, and a
     thought's vector as it is read is not tied to its vector as the router scores it.
     """
+    mot = {"num_thoughts": settings.num_thoughts, "thought_token_ids": thought_ids(tokenizer, settings.num_thoughts)}
+    if settings.thought_length > 1:
+        mot["thought_length"] = settings.thought_length
     config = LlamaConfig(
         vocab_size=len(tokenizer),
         hidden_size=settings.hidden_size,
         intermediate_size=-(-settings.hidden_size * 8 // 3 // 32) * 32,
         num_hidden_layers=settings.num_layers,
         num_attention_heads=settings.heads(),
-        max_position_embeddings=max(2048, settings.seq_length + 1),
+        max_position_embeddings=max(2048, settings.seq_length + settings.thought_length),
         rope_parameters={"rope_type": "default", "rope_theta": float(WAVELENGTHS * settings.seq_length)},
         attention_bias=True,
         attention_dropout=settings.dropout,
@@ -55,7 +59,7 @@ def build_model(settings: TrainSettings, tokenizer: PreTrainedTokenizerBase) -> 
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
-        mot={"num_thoughts": settings.num_thoughts, "thought_token_ids": thought_ids(tokenizer, settings.num_thoughts)},
+        mot=mot,
     )
     with torch.random.fork_rng(devices=[]):  # transformers initialises from the global generator
         torch.manual_seed(settings.seed)
@@ -67,26 +71,26 @@ def build_model(settings: TrainSettings, tokenizer: PreTrainedTokenizerBase) -> 
     return model
 
 
-def lay_out(batch: dict[str, Tensor], token_B: Tensor, pad: int) -> dict[str, Tensor]:
-    """Rows [x][k][y] as model inputs and labels. `token_B`: thought token ids, or -1 for a row that carries none.
+def lay_out(batch: dict[str, Tensor], token_BL: Tensor, pad: int) -> dict[str, Tensor]:
+    """Rows [x][k_1 .. k_L][y] as model inputs and labels. `token_BL`: thought token ids, or -1 for a row that carries none.
 
-    A row without a thought has y right behind x and one pad at its end; if no row has one, there is no column for it.
-    Labels (-100: no target) leave out pads, the thought token, and each row's first token.
+    A row without a thought has y right behind x and L pads at its end; if no row has one, there are no columns for it.
+    Labels (-100: no target) leave out pads, thought tokens, and each row's first token.
     """
     prompt, completion = batch["prompt"], batch["completion"]
-    has_thought_B1 = (token_B >= 0)[:, None]
+    has_thought_B1 = token_BL[:, :1] >= 0
     ids, real = torch.cat([prompt, completion], 1), torch.cat([batch["prompt_mask"], batch["completion_mask"]], 1)
     labels = torch.where(real.bool(), ids, -100)
     if has_thought_B1.any():
-        column = torch.ones_like(has_thought_B1, dtype=ids.dtype)
+        columns = torch.ones_like(token_BL, dtype=ids.dtype)
 
         def insert(plain: Tensor, thought: Tensor, end: int) -> Tensor:
             with_thought = torch.cat([plain[:, : prompt.shape[1]], thought, plain[:, prompt.shape[1] :]], 1)
-            return torch.where(has_thought_B1, with_thought, torch.cat([plain, end * column], 1))
+            return torch.where(has_thought_B1, with_thought, torch.cat([plain, end * columns], 1))
 
-        ids = insert(ids, token_B.clamp_min(0)[:, None], pad)
-        real = insert(real, column, 0)
-        labels = insert(labels, -100 * column, -100)
+        ids = insert(ids, token_BL.clamp_min(0), pad)
+        real = insert(real, columns, 0)
+        labels = insert(labels, -100 * columns, -100)
     before_is_pad = torch.cat([torch.zeros_like(real[:, :1]), real[:, :-1]], 1) == 0
     return {"input_ids": ids, **_positions(real, batch["prompt_mask"])} | {
         "labels": labels.masked_fill(before_is_pad, -100)
@@ -106,38 +110,61 @@ def prefill(model: PreTrainedModel, prompt: Tensor, prompt_mask: Tensor, thought
     return out.past_key_values, out.logits[:, -1, thoughts].float()
 
 
-def thought_logprobs(
-    model: PreTrainedModel, batch: dict[str, Tensor], thoughts: list[int], tokens: int = 0
-) -> tuple[Tensor, Tensor]:
-    """log p(y_t | x, k, y_<t) of every thought [B, N, T], pads 0, and router logits [B, N]. Nats.
+def read_thought(model: PreTrainedModel, cache, prompt_mask: Tensor, begun: Tensor, thoughts: list[int]) -> Tensor:
+    """Read the last of the thought tokens `begun` [R, 1 .. L-1]: router logits [R, N] of the next one.
 
-    The prompt is computed once and its cache shared by the N continuations. With `tokens` > 0 only the first so many
-    tokens of each continuation are scored (T is then at most `tokens`).
+    `cache` holds the R prompts and what was begun behind each; only that last token is still to come.
+    """
+    inputs = {"input_ids": begun[:, -1:], "position_ids": prompt_mask.sum(1, keepdim=True) + begun.shape[1] - 1}
+    if not prompt_mask.all():
+        inputs["attention_mask"] = torch.cat([prompt_mask, torch.ones_like(begun)], 1)
+    return model(**inputs, past_key_values=cache, use_cache=True).logits[:, -1, thoughts].float()
+
+
+def thought_logprobs(
+    model: PreTrainedModel,
+    batch: dict[str, Tensor],
+    thoughts: list[int],
+    tokens: int = 0,
+    words_ML: Tensor | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """log p(y_t | x, k, y_<t) of thoughts [B, M, T], pads 0; router logits [B, N] at the branch point; log p(k | x) [B, M]. Nats.
+
+    The M thoughts are words of L digits (see mot/thoughts.py); without `words_ML` they are the N thought tokens. The prompt is
+    computed once and its cache shared by the M continuations. With `tokens` > 0 only the first so many tokens of each
+    continuation are scored (T is then at most `tokens`).
     """
     B, _P = batch["prompt"].shape
-    N = len(thoughts)
+    words_ML = torch.arange(len(thoughts))[:, None] if words_ML is None else words_ML
+    M, L = words_ML.shape
     cache, router_BN = prefill(model, batch["prompt"], batch["prompt_mask"], thoughts)
-    cache.batch_repeat_interleave(N)
+    cache.batch_repeat_interleave(M)
     targets = batch["completion"][:, : tokens or None]
     mask = batch["completion_mask"][:, : tokens or None]
     T = targets.shape[1]
-    thought_column = torch.tensor(thoughts, device=targets.device).repeat(B)[:, None]
-    targets, mask = targets.repeat_interleave(N, 0), mask.repeat_interleave(N, 0)
-    inputs = {"input_ids": torch.cat([thought_column, targets[:, :-1]], 1), "past_key_values": cache, "use_cache": True}
-    length_B = batch["prompt_mask"].sum(1).repeat_interleave(N)
-    inputs["position_ids"] = length_B[:, None] + torch.arange(T, device=targets.device)
+    words_ML = words_ML.to(targets.device)
+    token_columns = torch.tensor(thoughts, device=targets.device)[words_ML].repeat(B, 1)
+    targets, mask = targets.repeat_interleave(M, 0), mask.repeat_interleave(M, 0)
+    ids = torch.cat([token_columns, targets[:, :-1]], 1)
+    inputs = {"input_ids": ids, "past_key_values": cache, "use_cache": True}
+    length_B = batch["prompt_mask"].sum(1).repeat_interleave(M)
+    inputs["position_ids"] = length_B[:, None] + torch.arange(ids.shape[1], device=targets.device)
     if not batch["prompt_mask"].all():
-        inputs["attention_mask"] = torch.cat(
-            [batch["prompt_mask"].repeat_interleave(N, 0), torch.ones_like(targets)], 1
-        )
+        inputs["attention_mask"] = torch.cat([batch["prompt_mask"].repeat_interleave(M, 0), torch.ones_like(ids)], 1)
     logits = model(**inputs).logits
-    logp = -F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), reduction="none").view(B, N, T)
-    return logp * mask.view(B, N, T), router_BN
+    of_y = logits[:, L - 1 :].flatten(0, 1).float()
+    logp = -F.cross_entropy(of_y, targets.flatten(), reduction="none").view(B, M, T)
+    word_logp_BM = router_BN.log_softmax(-1)[:, words_ML[:, 0]]
+    if L > 1:
+        later = logits[:, : L - 1, thoughts].float().log_softmax(-1).view(B, M, L - 1, len(thoughts))
+        said = words_ML[:, 1:, None].expand(B, -1, -1, -1)
+        word_logp_BM = word_logp_BM + later.gather(-1, said)[..., 0].sum(-1)
+    return logp * mask.view(B, M, T), router_BN, word_logp_BM
 
 
 def base_logprobs(model: PreTrainedModel, batch: dict[str, Tensor], pad: int) -> Tensor:
     """log p(y | x) of the trunk, without any thought, summed over y [B]. Nats."""
-    layout = lay_out(batch, torch.full((len(batch["prompt"]),), -1, device=batch["prompt"].device), pad)
+    layout = lay_out(batch, torch.full((len(batch["prompt"]), 1), -1, device=batch["prompt"].device), pad)
     labels = layout.pop("labels")
     P = batch["prompt"].shape[1]
     logits = model(**layout).logits[:, P - 1 : -1]
@@ -145,22 +172,34 @@ def base_logprobs(model: PreTrainedModel, batch: dict[str, Tensor], pad: int) ->
 
 
 @torch.no_grad()
-def score(model: PreTrainedModel, batch: dict[str, Tensor], thoughts: list[int], pad: int) -> dict[str, Tensor]:
+def score(
+    model: PreTrainedModel, batch: dict[str, Tensor], thoughts: list[int], pad: int, thought_length: int = 1
+) -> dict[str, Tensor]:
     """What a batch says of a mixture, each [B]: base, mixture and oracle NLL (nats per token), specialisation, `winner`.
 
-    A model without thoughts is its own mixture.
+    A model without thoughts is its own mixture. Words (L > 1) are too many to ask: M = N of the W = N ** L, the same ones in
+    every evaluation, stand for all. Oracle, specialisation and `winner` (0 .. M-1) are those of the M; the mixture NLL is
+
+        -log(W / M * sum over the M of p(w | x) p(y | x, w)) / length
+
+    whose sum is right in expectation over the draw of words, so that its -log is never below the true NLL in expectation
+    (Jensen): an upper bound on average, and the looser the less alike words are; the oracle of the M is no bound of it. Source:
+    importance sampling as in Burda et al. 2016.
     """
     with evaluating(model):
         length_B = batch["completion_mask"].sum(1)
         base_B = base_logprobs(model, batch, pad)
         result = {"base_nll": -base_B / length_B, "tokens": length_B}
         if thoughts:
-            logp_BNT, router_BN = thought_logprobs(model, batch, thoughts)
-            logp_BN = logp_BNT.sum(-1)
-            result["mixture_nll"] = mixture_nll(router_BN.log_softmax(-1), logp_BN, length_B)
-            result["oracle_nll"] = oracle_nll(logp_BN, length_B)
-            result["specialisation"] = specialisation(logp_BN)
-            result["winner"] = logp_BN.argmax(-1)
+            M = N = len(thoughts)
+            words_ML = draw_words(M, N, thought_length, torch.Generator().manual_seed(0))
+            logp_BMT, _, word_logp_BM = thought_logprobs(model, batch, thoughts, words_ML=words_ML)
+            logp_BM = logp_BMT.sum(-1)
+            stands_for = thought_length * math.log(N) - math.log(M)  # log(W / M)
+            result["mixture_nll"] = mixture_nll(word_logp_BM + stands_for, logp_BM, length_B)
+            result["oracle_nll"] = oracle_nll(logp_BM, length_B)
+            result["specialisation"] = specialisation(logp_BM)
+            result["winner"] = logp_BM.argmax(-1)
         else:
             result["mixture_nll"] = result["oracle_nll"] = result["base_nll"]
     return result

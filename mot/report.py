@@ -4,9 +4,7 @@ OUTPUT/report/index.html holds its images inside, asks no server for anything an
 same images lie beside it as PNG. A run that was interrupted, or is still running, has a report of what it has logged.
 """
 
-import base64
 import dataclasses
-import io
 import json
 import math
 import shlex
@@ -14,13 +12,9 @@ import statistics
 from pathlib import Path
 
 from mot.config import TrainSettings
+from mot.pictures import page, write_pictures
 from mot.tracking import METRICS, SAMPLES, read_metrics
 
-# Background, ink, and three of Okabe and Ito's colours, which every kind of colour vision tells apart.
-THEMES = {
-    "light": ("#ffffff", "#24292f", ("#0072B2", "#D55E00", "#009E73")),
-    "dark": ("#161b22", "#d7dee6", ("#56B4E9", "#E69F00", "#2FC79A")),
-}
 NLLS = {"eval_base_nll": "base", "eval_mixture_nll": "mixture", "eval_oracle_nll": "oracle"}
 LOSSES = {
     "lm_loss": ("language modelling", "nats per token"),
@@ -39,28 +33,18 @@ NUMBERS = {
 
 def write(output_dir: str) -> Path:
     """Write OUTPUT/report/ and return the path of its index.html. Raises ValueError if there is no such directory."""
-    from jinja2 import Environment
-
     run, folder = Path(output_dir), Path(output_dir) / "report"
     if not run.is_dir():
         raise ValueError(f"{output_dir}: no such directory; give the --output_dir of a run")
     metrics, samples = read_metrics(run / METRICS), read_metrics(run / SAMPLES)
     settings = json.loads((run / "run.json").read_text()) if (run / "run.json").is_file() else {}
     folder.mkdir(exist_ok=True)
-    pictures = []
-    for name, (draw, caption) in PICTURES.items():
-        (folder / f"{name}.png").unlink(missing_ok=True)  # an earlier report may have had more to show
-        images = {theme: _png(draw, metrics, theme) for theme in THEMES}
-        if all(images.values()):
-            (folder / f"{name}.png").write_bytes(images["light"])
-            inside = {theme: "data:image/png;base64," + base64.b64encode(png).decode() for theme, png in images.items()}
-            pictures.append({"name": name, "caption": caption} | inside)
-    html = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(PAGE)
-    text = html.render(
+    text = page(
+        BODY,
         title=settings.get("run_name") or run.resolve().name,
         facts=[_state(run, metrics, settings), *_speed_and_memory(metrics)],
         numbers=_first_and_last_numbers(metrics),
-        pictures=pictures,
+        pictures=write_pictures(folder, PICTURES, metrics),
         samples=_first_and_last_samples(samples),
         settings=_settings(settings),
     )
@@ -117,28 +101,6 @@ def _settings(settings: dict) -> dict[bool, list[tuple[str, object, str]]]:
 
 
 # Pictures -----------------------------------------------------------------------------------------------------------
-
-
-def _png(draw, metrics: list[dict], theme: str) -> bytes:
-    """The picture as PNG; nothing if the metrics have nothing for it."""
-    import matplotlib
-    from cycler import cycler
-    from matplotlib.figure import Figure
-
-    paper, ink, colours = THEMES[theme]
-    style = dict.fromkeys(("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), ink)
-    style |= {"figure.facecolor": paper, "axes.facecolor": paper, "axes.prop_cycle": cycler(color=colours)}
-    style |= {"axes.spines.top": False, "axes.spines.right": False, "axes.titlesize": "medium", "font.size": 10}
-    style |= {"grid.color": ink, "grid.alpha": 0.15, "grid.linewidth": 0.6, "axes.linewidth": 0.6}
-    with matplotlib.rc_context(style):
-        # As wide as a phone is: on a larger screen two of them stand side by side, never larger than drawn.
-        figure = Figure(figsize=(5.2, 3.7), layout="constrained")
-        draw(figure, metrics)
-        if not figure.axes:
-            return b""
-        file = io.BytesIO()
-        figure.savefig(file, dpi=200)
-    return file.getvalue()
 
 
 def _nll(figure, metrics: list[dict]) -> None:
@@ -251,13 +213,18 @@ PICTURES = {
     ),
     "losses": (
         _losses,
-        "Training losses apart; dotted: log N. The router has learnt something once it is below it, and all thoughts are "
+        "Training losses apart; dotted: log N (a word's router loss begins near L log N). The router has learnt something once it is below it, and all thoughts are "
         "in use while the usage entropy is near it. Diversity is measured in the last 40 % of the steps.",
     ),
-    "usage": (_usage, "Which thoughts win the training rows. A row that stays dark is a thought that is never used."),
+    "usage": (
+        _usage,
+        "Which thoughts win the training rows. A row that stays dark is a thought that is never used. "
+        "Where thoughts are words: their first tokens.",
+    ),
     "effective": (
         _effective,
-        "How many thoughts are in use: the exponential of the entropy of usage, from 1 to N (dotted).",
+        "How many thoughts are in use: the exponential of the entropy of usage, from 1 to N (dotted). Where thoughts are "
+        "words: of the winners' first tokens in training, of the N words asked on held-out rows.",
     ),
     "throughput": (_throughput, "Training speed, evaluations not counted, and the most memory held so far."),
 }
@@ -307,10 +274,11 @@ def side_by_side(thoughts, verdicts: list[str] | None = None):
     panels = []
     for i, t in enumerate(thoughts):
         footer = verdicts[i] if verdicts else f"{t.mean_logprob:.2f} nats/token"
+        form = ".2f" if t.probability >= 0.005 else ".1g"
         panels.append(
             Panel(
                 Text(t.text.strip("\n")),
-                title=f"thought {t.index}  p {t.probability:.2f}",
+                title=f"thought {t.index}  p {t.probability:{form}}",
                 subtitle=footer,
                 width=width,
             )
@@ -320,52 +288,7 @@ def side_by_side(thoughts, verdicts: list[str] | None = None):
 
 # The page -----------------------------------------------------------------------------------------------------------
 
-# The policy forbids scripts and requests even if a text got past the escaping.
-PAGE = """<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="color-scheme" content="light dark">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
-<title>{{ title }}</title>
-<style>
-:root { --paper: #ffffff; --card: #f6f8fa; --line: #d0d7de; --ink: #24292f; --dim: #59636e; --accent: #0072b2 }
-@media (prefers-color-scheme: dark) {
-  :root { --paper: #0d1117; --card: #161b22; --line: #30363d; --ink: #e6edf3; --dim: #9aa4b0; --accent: #56b4e9 }
-}
-* { box-sizing: border-box }
-body { margin: 0 auto; padding: 1.5rem clamp(1rem, 4vw, 3rem) 3rem; max-width: 76rem; background: var(--paper);
-  color: var(--ink); font: 1rem/1.5 system-ui, sans-serif }
-h1 { margin: 0; font-size: 1.6rem; overflow-wrap: anywhere }
-h2 { margin: 2.5rem 0 .75rem; font-size: 1.15rem }
-h3 { margin: 1.5rem 0 .5rem; font-size: 1rem }
-p { margin: .25rem 0 }
-.dim, figcaption, small { color: var(--dim); font-size: .875rem }
-table { border-collapse: collapse }
-th, td { padding: .3rem 1.2rem .3rem 0; border-bottom: 1px solid var(--line); text-align: left; vertical-align: top;
-  font-weight: normal }
-td { overflow-wrap: anywhere }
-td.dim { overflow-wrap: normal }
-@media (max-width: 30rem) { th, td { padding-right: .7rem } }
-thead th { color: var(--dim); font-size: .875rem }
-.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap }
-td.last { font-weight: 600 }
-.grid { display: grid; gap: 1rem; grid-template-columns: repeat(auto-fit, minmax(min(100%, 27rem), 1fr)); align-items: start }
-.thoughts { grid-template-columns: repeat(auto-fill, minmax(min(100%, 15rem), 1fr)); align-items: stretch }
-figure, article { margin: 0; padding: 1rem; background: var(--card); border: 1px solid var(--line); border-radius: .5rem }
-figure { background: var(--picture, #ffffff) }
-@media (prefers-color-scheme: dark) { figure { --picture: #161b22 } }
-img { display: block; width: 100%; height: auto; margin-bottom: .5rem }
-article header { display: flex; flex-wrap: wrap; justify-content: space-between; gap: 0 .5rem; white-space: nowrap }
-article b { color: var(--accent) }
-pre { margin: .5rem 0 0; font: .875rem/1.45 ui-monospace, monospace; white-space: pre-wrap; overflow-wrap: anywhere }
-.prompt { padding: .6rem .8rem; margin: 1rem 0 .75rem; border-left: 3px solid var(--accent); background: var(--card) }
-summary { cursor: pointer; color: var(--dim); margin: .75rem 0 }
-</style>
-</head>
-<body>
-<h1>{{ title }}</h1>
+BODY = """<h1>{{ title }}</h1>
 <p class="dim">{{ facts | join(" · ") }}</p>
 {% if numbers.rows %}
 <h2>Held-out evaluation</h2>
@@ -382,7 +305,7 @@ summary { cursor: pointer; color: var(--dim); margin: .75rem 0 }
 <h2>Pictures</h2>
 <div class="grid">
 {% for p in pictures %}
-<figure><picture><source media="(prefers-color-scheme: dark)" srcset="{{ p.dark }}"><img src="{{ p.light }}" alt="{{ p.name }}"></picture><figcaption>{{ p.caption }}</figcaption></figure>
+{{ figure(p) }}
 {% endfor %}
 </div>
 {% endif %}
@@ -394,7 +317,7 @@ summary { cursor: pointer; color: var(--dim); margin: .75rem 0 }
 <pre class="prompt">{{ row.prompt or "(no prompt)" }}</pre>
 <div class="grid thoughts">
 {% for t in row.thoughts %}
-<article><header><b>thought {{ t.index }}</b><small>p {{ "%.2f" | format(t.probability) }} · {{ "%.2f" | format(-t.mean_logprob) }} nats/token</small></header><pre>{{ t.text }}</pre></article>
+<article><header><b>thought {{ t.index }}</b><small>p {{ ("%.2f" if t.probability >= 0.005 else "%.1g") | format(t.probability) }} · {{ "%.2f" | format(-t.mean_logprob) }} nats/token</small></header><pre>{{ t.text }}</pre></article>
 {% endfor %}
 </div>
 {% endfor %}
@@ -414,6 +337,4 @@ summary { cursor: pointer; color: var(--dim); margin: .75rem 0 }
 {% endif %}
 {% endfor %}
 {% endif %}
-</body>
-</html>
 """

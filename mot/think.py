@@ -28,14 +28,18 @@ from transformers import (
 )
 
 from mot.data import collate_rows, encode_prompts
-from mot.model import load_model, prefill, score
-from mot.thoughts import choose_thoughts
+from mot.model import load_model, prefill, read_thought, score
+from mot.thoughts import choose_thoughts, word_index
 from mot.tokenizer import encode
 
 
 @dataclass(frozen=True)
 class Thought:
-    """One continuation: its thought's index and router probability, its mean log-probability (nats per token), its text."""
+    """One continuation: its thought's index and router probability, its mean log-probability (nats per token), its text.
+
+    Where a thought is a word of L thought tokens (`--thought_length`): the number that they write in base N, the first the
+    highest digit, 0 .. N ** L - 1; and the probability of the whole word.
+    """
 
     index: int
     probability: float
@@ -45,19 +49,40 @@ class Thought:
 
 
 class MixtureOfThoughts:
-    """A trained mixture, ready to think. A model without thoughts is a mixture of one."""
+    """A trained mixture, ready to think. A model without thoughts is a mixture of one.
 
-    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, thoughts: list[int]):
-        self.model, self.tokenizer, self.thoughts = model, tokenizer, thoughts
+    `thoughts` are the ids of its N thought tokens, `thought_length` L the number of them in a thought.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        thoughts: list[int],
+        thought_length: int = 1,
+    ):
+        self.model, self.tokenizer, self.thoughts, self.thought_length = model, tokenizer, thoughts, thought_length
 
     @classmethod
     def from_pretrained(cls, path: str) -> "MixtureOfThoughts":
         """Load from a directory. Raises ValueError where there is no model."""
-        return cls(*load_model(path))
+        model, tokenizer, thoughts = load_model(path)
+        return cls(model, tokenizer, thoughts, getattr(model.config, "mot", {}).get("thought_length", 1))
 
     @property
     def num_thoughts(self) -> int:
+        """N, the number of thought tokens."""
         return len(self.thoughts) or 1
+
+    @property
+    def different_thoughts(self) -> int:
+        """W = N ** L, the number of words they can write: N where a thought is one token."""
+        return self.num_thoughts**self.thought_length
+
+    def tokens_of(self, index: int) -> list[int]:
+        """Thought token ids [L] of a thought by its index, 0 .. W - 1: its digits in base N, the highest first."""
+        N = self.num_thoughts
+        return [self.thoughts[index // N**place % N] for place in reversed(range(self.thought_length))]
 
     def think(
         self,
@@ -71,10 +96,12 @@ class MixtureOfThoughts:
         creativity: float = 1.0,
         seed: int = 0,
     ) -> list[Thought]:
-        """K = `num_thoughts` continuations (default: every thought once), the most probable thought first.
+        """K = `num_thoughts` continuations (default: N), the most probable thought first.
 
-        K < N: K different thoughts, picked with `creativity` (0 the most probable, 1 by the router, large any).
-        K > N: every thought ceil(K/N) or floor(K/N) times, which needs temperature > 0.
+        There are W = N different thoughts, or N ** L where a thought is a word of L tokens.
+        K < W: K different thoughts, picked with `creativity` (0 the most probable, 1 by the router, large any). Of words,
+        creativity 0 is a beam search of width K, which may miss some of the most probable.
+        K > W: every thought ceil(K/W) or floor(K/W) times, which needs temperature > 0.
         `temperature` >= 0 (0 is greedy), `top_p`, `top_k`, `min_p` act inside each thought, as in transformers; 0 turns
         top_k and min_p off. Raises ValueError for numbers outside these ranges.
         """
@@ -96,14 +123,14 @@ class MixtureOfThoughts:
         seed: int = 0,
     ) -> list[list[Thought]]:
         """`think` for several prompts in one batch: the same thoughts, texts and probabilities as one by one."""
-        N, K = self.num_thoughts, num_thoughts or self.num_thoughts
+        W, K = self.different_thoughts, num_thoughts or self.num_thoughts
         for name, value, inside, way_out in (
             ("num_thoughts", K, K >= 1, "give 1 or more"),
             (
                 "num_thoughts",
                 K,
-                K <= N or temperature > 0,
-                f"the model has {N} and greedy repeats are copies; give at most {N}, or temperature > 0",
+                K <= W or temperature > 0,
+                f"the model has {W} and greedy repeats are copies; give at most {W}, or temperature > 0",
             ),
             ("max_new_tokens", max_new_tokens, max_new_tokens >= 1, "give 1 or more"),
             ("temperature", temperature, 0 <= temperature < float("inf"), "give a finite number, 0 (greedy) or more"),
@@ -116,24 +143,19 @@ class MixtureOfThoughts:
                 raise ValueError(f"--{name} {value}: {way_out}")
 
         batch, router_BN, cache = self._prefill(prompts)
-        probability_BN = router_BN.softmax(-1)
-        chosen_BK, generators = [], []
-        for b, prompt in enumerate(prompts):
-            chosen = choose_thoughts(router_BN[b], K, creativity, generator_of(seed, prompt, "router")).tolist()
-            chosen.sort(key=lambda k: -probability_BN[b, k].item())
+        words_BKL, probability_BK = self._choose(batch, router_BN, cache, prompts, K, creativity, seed)
+        chosen_BK = [[word_index(word, self.num_thoughts) for word in words] for words in words_BKL.tolist()]
+        generators = []
+        for prompt, chosen in zip(prompts, chosen_BK, strict=True):
             copies = [chosen[:i].count(k) for i, k in enumerate(chosen)]
             generators += [
                 generator_of(seed, prompt, f"thought {k} copy {c}") for k, c in zip(chosen, copies, strict=True)
             ]
-            chosen_BK.append(chosen)
 
-        cache.batch_repeat_interleave(K)
         prompt_ids, mask = (batch[name].repeat_interleave(K, 0) for name in ("prompt", "prompt_mask"))
         if self.thoughts:
-            column = torch.tensor(
-                [[self.thoughts[k]] for chosen in chosen_BK for k in chosen], device=prompt_ids.device
-            )
-            prompt_ids, mask = torch.cat([prompt_ids, column], 1), torch.cat([mask, torch.ones_like(column)], 1)
+            columns = self._tokens(words_BKL)
+            prompt_ids, mask = torch.cat([prompt_ids, columns], 1), torch.cat([mask, torch.ones_like(columns)], 1)
         else:
             # generate wants a token that the cache lacks; without thoughts that is the prompt's own last one
             cache.crop(-1)
@@ -165,33 +187,81 @@ class MixtureOfThoughts:
             logits_processor=LogitsProcessorList(warpers),
         )
         new, logp = out[:, prompt_ids.shape[1] :].tolist(), record.finish(out).tolist()
-        rows = [self._thought(i, new[i], logp[i], chosen_BK, probability_BN) for i in range(len(new))]
+        rows = [
+            self._thought(chosen_BK[i // K][i % K], probability, new[i], logp[i])
+            for i, probability in enumerate(probability_BK.flatten().tolist())
+        ]
         return [rows[b * K : (b + 1) * K] for b in range(len(prompts))]
 
-    def _thought(
-        self, i: int, token_ids: list[int], logp: list[float], chosen_BK: list[list[int]], probability_BN: Tensor
-    ) -> Thought:
-        b, j = divmod(i, len(chosen_BK[0]))
-        k = chosen_BK[b][j]
+    def _choose(
+        self,
+        batch: dict[str, Tensor],
+        router_BN: Tensor,
+        cache,
+        prompts: list[str],
+        K: int,
+        creativity: float,
+        seed: int,
+    ) -> tuple[Tensor, Tensor]:
+        """(words [B, K, L], p(word | x) [B, K]) to follow, the most probable first. `cache` becomes theirs, last tokens missing.
+
+        Level by level of the tree of words: of at most K beginnings per prompt to the next token of each.
+        """
+        B, N = router_BN.shape
+        generators = [generator_of(seed, prompt, "router") for prompt in prompts]
+        words_BRL, p_BR, row_BR = torch.zeros(B, 1, 0, dtype=torch.long), torch.ones(B, 1), torch.zeros(B, 1).long()
+        logits_BRN, chosen, cached = router_BN[:, None].cpu(), [None] * B, 1
+        for level in range(self.thought_length):
+            if level:
+                _follow(cache, row_BR, cached)
+                cached = row_BR.shape[1]
+                mask = batch["prompt_mask"].repeat_interleave(cached, 0)
+                logits = read_thought(self.model, cache, mask, self._tokens(words_BRL), self.thoughts)
+                logits_BRN = logits.view(B, cached, N).cpu()
+            k = min(K, N ** (level + 1))
+            chosen = [choose_thoughts(logits_BRN[b], k, creativity, generators[b], chosen[b]) for b in range(B)]
+            row_BR, thought_BR = torch.stack([c.row_k for c in chosen]), torch.stack([c.thought_k for c in chosen])
+            p_BR = (p_BR[..., None] * logits_BRN.softmax(-1)).flatten(1).gather(1, row_BR * N + thought_BR)
+            words_BRL = torch.cat([words_BRL[torch.arange(B)[:, None], row_BR], thought_BR[..., None]], 2)
+        copies_K = torch.arange(k).repeat(-(-K // k))[:K]
+        order_BK = copies_K[p_BR[:, copies_K].argsort(dim=-1, descending=True, stable=True)]
+        _follow(cache, row_BR.gather(1, order_BK), cached)
+        return words_BRL[torch.arange(B)[:, None], order_BK], p_BR.gather(1, order_BK)
+
+    def _tokens(self, words_BKL: Tensor) -> Tensor:
+        """Thought token ids [B * K, L] of words, where the model is."""
+        return torch.tensor(self.thoughts)[words_BKL].flatten(0, 1).to(self.model.device)
+
+    def _thought(self, k: int, probability: float, token_ids: list[int], logp: list[float]) -> Thought:
         end = self.tokenizer.eos_token_id
         length = token_ids.index(end) + 1 if end in token_ids else len(token_ids)
         said = token_ids[: length - (token_ids[length - 1] == end)]
         text = self.tokenizer.decode(said, skip_special_tokens=True)
-        return Thought(k, probability_BN[b, k].item(), sum(logp[:length]) / length, text, tuple(said))
+        return Thought(k, probability, sum(logp[:length]) / length, text, tuple(said))
 
     @torch.no_grad()
     def route(self, prompt: str) -> Tensor:
-        """p(k | prompt) [N], sums to 1: the next-token softmax at the last prompt position, restricted to thought tokens."""
+        """p(k | prompt) [N], sums to 1: the next-token softmax at the last prompt position, restricted to thought tokens.
+
+        Of words, k is the first token.
+        """
         return self._prefill([prompt])[1][0].softmax(-1)
 
     def nll(self, prompt: str, completion: str) -> dict[str, float]:
-        """{"base", "mixture", "oracle"}: nats per token of `completion`. Oracle is the best thought chosen afterwards."""
+        """{"base", "mixture", "oracle"}: nats per token of `completion`. Oracle is the best thought chosen afterwards.
+
+        Of words, mixture and oracle are estimates from N of them: see mot.model.score.
+        """
         (ids,) = encode(self.tokenizer, [completion], "completion")
         if not ids:
             raise ValueError("completion: is empty; give the text to score")
         batch = collate_rows([(*encode_prompts(self.tokenizer, [prompt]), ids)], pad=self._pad())
         scores = score(
-            self.model, {name: t.to(self.model.device) for name, t in batch.items()}, self.thoughts, self._pad()
+            self.model,
+            {name: t.to(self.model.device) for name, t in batch.items()},
+            self.thoughts,
+            self._pad(),
+            self.thought_length,
         )
         return {name: scores[f"{name}_nll"].item() for name in ("base", "mixture", "oracle")}
 
@@ -204,6 +274,12 @@ class MixtureOfThoughts:
         batch = {name: t.to(self.model.device) for name, t in batch.items()}
         cache, router_BN = prefill(self.model, batch["prompt"], batch["prompt_mask"], self.thoughts)
         return batch, router_BN if self.thoughts else torch.zeros(len(prompts), 1), cache
+
+
+def _follow(cache, row_BK: Tensor, R: int) -> None:
+    """From a cache of R rows per prompt to one of K: a row may go on in several ways, or in none."""
+    index_BK = row_BK + R * torch.arange(len(row_BK))[:, None]
+    cache.batch_select_indices(index_BK.flatten().to(cache.layers[0].keys.device))
 
 
 def generator_of(seed: int, prompt: str, use: str) -> torch.Generator:

@@ -11,16 +11,22 @@
 Shapes, here and everywhere in the project:
     B batch rows   N thoughts of the model   K thoughts asked for   P prompt tokens   T continuation tokens   V vocabulary
 
+A thought may be a *word* of L of the N thought tokens, `--thought_length L`: W = N ** L different thoughts, p(k | x) the product
+of p(k_i | x, k_1 .. k_i-1). A word is a row of L digits below N; its index is the number they write in base N. Such thoughts are too
+many to compare all, so training and evaluation compare M = N of them. With L = 1 a word is its token, and the M are all.
+
 The four formulas of training are four functions:
     responsibilities   E-step: which thought explains which row (Sinkhorn, rows sum to 1, columns to B/N)
     router_loss        M-step: the router learns the responsibilities
     diversity          M-step: what the thought says about the continuation (Jensen-Shannon divergence, mixture weights)
     usage_entropy      M-step: all thoughts are used
 What is read off a trained mixture: mixture_nll, oracle_nll, specialisation, effective_thoughts. How K thoughts are picked:
-choose_thoughts. Nothing here knows a model, a tokenizer or a file; all randomness is a `torch.Generator`.
+choose_thoughts. Which words are compared: draw_words. Nothing here knows a model, a tokenizer or a file; all randomness is a
+`torch.Generator`.
 """
 
 import math
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -46,7 +52,11 @@ def responsibilities(scores_BN: Tensor, temperature: float, rounds: int = 3) -> 
 
 
 def router_loss(q_BN: Tensor, router_logits_BN: Tensor) -> Tensor:
-    """Cross-entropy [B], nats, of the router (softmax restricted to the N thought tokens) against fixed responsibilities."""
+    """Cross-entropy [B], nats, of the router (softmax restricted to the N thought tokens) against fixed responsibilities.
+
+    Of words, [B, L] from two [B, L, N]: first thoughts against the responsibilities summed onto them, the others against
+    those of the winner, so that the sum over L is -log p(winner | x) where the winner alone is responsible.
+    """
     return -(q_BN.detach() * router_logits_BN.float().log_softmax(-1)).sum(-1)
 
 
@@ -107,16 +117,61 @@ def effective_thoughts(usage_N: Tensor) -> Tensor:
     return torch.special.entr(usage_N / usage_N.sum()).sum().exp()
 
 
-def choose_thoughts(router_logits_N: Tensor, k: int, creativity: float, generator: torch.Generator) -> Tensor:
-    """Indices [k] of the thoughts to follow, in the order chosen.
+def draw_words(m: int, N: int, L: int, generator: torch.Generator) -> Tensor:
+    """m different words [M, L], uniformly; with L = 1 and m = N all thoughts in their order, and nothing is drawn."""
+    if L == 1 and m == N:
+        return torch.arange(N)[:, None]
+    assert m <= N**L
+    drawn = {}  # N ** L may be 2 ** 80, so that words are drawn until m of them differ
+    while len(drawn) < m:
+        drawn[tuple(torch.randint(N, (L,), generator=generator).tolist())] = None
+    return torch.tensor(list(drawn))
 
-    k <= N: different thoughts, without replacement, by Gumbel top-k on `router logits / creativity`: creativity 0 takes
-    the k most probable, 1 samples by the router, infinity is uniform. k > N: every thought floor(k/N) times, and the
-    remaining k mod N chosen as above. Source: Kool et al. 2019 (Gumbel top-k).
+
+def word_index(word: list[int], N: int) -> int:
+    """The number that a word's digits write in base N, the first digit the highest: 0 .. N ** L - 1."""
+    index = 0
+    for digit in word:
+        index = index * N + digit
+    return index
+
+
+class Chosen(NamedTuple):
+    """k beginnings of words, in the order chosen: row of the beginning each goes on from, the thought it goes on with,
+    its log-probability under creativity (nats, up to a constant), and that with its Gumbel noise."""
+
+    row_k: Tensor
+    thought_k: Tensor
+    logp_k: Tensor
+    key_k: Tensor
+
+
+def choose_thoughts(
+    logits_RN: Tensor, k: int, creativity: float, generator: torch.Generator, before: Chosen | None = None
+) -> Chosen:
+    """The k <= R * N thoughts to follow, without replacement: one level of the tree of words.
+
+    `logits_RN` are the router's, after each of the R beginnings in `before`; at the root R is 1 and nothing is before. With
+    `router logits / creativity`, creativity 0 takes the k most probable, 1 samples by the router, infinity is uniform. Source:
+    Kool et al. 2019, algorithm 1: at the root Gumbel top-k; below it a beginning's noise is the largest of its continuations',
+
+        key = -log(exp(-key of the beginning) - exp(-max G) + exp(-G)),     G = log p + Gumbel,  max over its continuations
+
+    so that L levels, k each, are Gumbel top-k over all N ** L words. With creativity 0 they are a plain beam search, whose
+    words are the most probable ones up to what a beam misses; a creativity near 0 is something else, for every level has its
+    own softmax: the k words then stay behind the most probable first token as long as there are k.
     """
-    N = len(router_logits_N)
-    gumbel = -torch.empty(N, dtype=torch.float64).exponential_(generator=generator).log()
-    logits = router_logits_N.double().cpu().log_softmax(-1)
-    keys = logits if creativity == 0 else logits / creativity + gumbel
-    order = keys.argsort(descending=True, stable=True)
-    return order.repeat(-(-k // N))[:k]
+    R, N = logits_RN.shape
+    gumbel_RN = -torch.empty(R, N, dtype=torch.float64).exponential_(generator=generator).log()
+    logp_RN = logits_RN.double().cpu().log_softmax(-1)
+    if creativity > 0:
+        # Finite, lest infinities be subtracted below: a creativity of 1e-310 is a number, too.
+        logp_RN = (logp_RN / creativity).clamp_min(-1e300)
+    if before is not None:
+        logp_RN = before.logp_k[:, None] + logp_RN.log_softmax(-1)
+    key_RN = logp_RN if creativity == 0 else logp_RN + gumbel_RN
+    if before is not None and creativity > 0:
+        rest_RN = -torch.expm1(key_RN - key_RN.max(-1, keepdim=True).values)  # 1 - exp(G - max G)
+        key_RN = -torch.logaddexp(-before.key_k[:, None], rest_RN.log() - key_RN)
+    best = key_RN.flatten().argsort(descending=True, stable=True)[:k]
+    return Chosen(best // N, best % N, logp_RN.flatten()[best], key_RN.flatten()[best])

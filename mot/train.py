@@ -13,7 +13,7 @@ import shutil
 import sys
 import tempfile
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
@@ -21,17 +21,18 @@ import torch
 from mot import tasks
 from mot.checkpoint import HISTORY, WRITE_ERRORS, claim, differences, disk_is_full, find, publish, require_space
 from mot.config import TrainSettings
-from mot.data import Data, load_data
+from mot.data import Data, Windows, load_data
 from mot.interrupt import Interruption
 from mot.model import build_model
 from mot.storage import Mirror, is_remote
 from mot.tracking import RunLog, require, trackers
-from mot.trainer import DIVERSITY_SHARE, DIVERSITY_THOUGHTS, MixtureTrainer
+from mot.trainer import DIVERSITY_FROM, DIVERSITY_SHARE, DIVERSITY_THOUGHTS, MixtureTrainer
 
 LIBRARIES = 0.5 * 2**30  # bytes, resident once torch and transformers are imported
 # A checkpoint may be gone on from with other values of these: where data lie (not which), and how they are computed.
 FREE = {"train_file", "eval_file", "tokenizer", "num_epochs", "max_steps", "num_workers", "save_memory"}
-SHAPE = {"hidden_size", "num_layers", "num_heads", "num_thoughts", "tokenizer entries", "fsdp"}  # and never of these
+# And never of these.
+SHAPE = {"hidden_size", "num_layers", "num_heads", "num_thoughts", "thought_length", "tokenizer entries", "fsdp"}
 
 
 @dataclass
@@ -192,7 +193,8 @@ def facts(settings: TrainSettings, data: Data, steps: int, world: int) -> dict:
 
 
 def _require_same(settings: TrainSettings, checkpoint: Path, manifest: dict, made_by: dict) -> None:
-    differing = differences(manifest, made_by)
+    # Checkpoints older than --thought_length do not name it.
+    differing = differences({"facts": {"thought_length": 1} | manifest["facts"]}, made_by)
     stuck = [d for d in differing if d.split(":")[0] in SHAPE]
     if stuck:
         raise ValueError(
@@ -224,6 +226,30 @@ def out_of_memory(settings: TrainSettings, e: BaseException) -> str:
     return f"out of memory ({str(e).splitlines()[0][:120] if str(e) else 'MemoryError'}); give {', or '.join(advice)}"
 
 
+def cost_of_a_row(settings: TrainSettings, data: Data) -> float:
+    """Training FLOPs of a row, in units of one token's forward pass through the model; a backward pass is two of them.
+
+        3 (P + L + T)  M-step   +   P + N (L + T_scored)  E-step   +   3 (M - 1) (P + L + T)  compared rows, where there are
+
+    P, T: mean lengths of prompt and continuation; L thought tokens in a thought. That attention costs more for a late token
+    than for an early one is left out, on both sides alike.
+    """
+    if isinstance(data.train, Windows):
+        P = T = settings.seq_length / 2
+        scored = min(settings.estep_tokens or T, T)
+    else:
+        lengths = [(p.sum(), (row - p).sum(), len(p)) for p, row in data.train.lengths()]
+        P, T = (sum(part[i] for part in lengths) / sum(part[2] for part in lengths) for i in (0, 1))
+        scored = T
+    N, L = settings.num_thoughts, settings.thought_length
+    if N == 1:
+        return 3 * (P + T)
+    carries = 1 - settings.thought_dropout
+    compared = (1 - DIVERSITY_FROM) * DIVERSITY_SHARE * carries * (settings.diversity_weight > 0)
+    others = min(DIVERSITY_THOUGHTS, N) - 1
+    return 3 * (P + carries * L + T) + carries * (P + N * (L + scored)) + 3 * compared * others * (P + L + T)
+
+
 def dry_run(settings: TrainSettings, data: Data, steps: int) -> list[str]:
     """What a run would take: parameters, tokens, steps, memory."""
     parameters = count_parameters(settings, data)
@@ -233,15 +259,20 @@ def dry_run(settings: TrainSettings, data: Data, steps: int) -> list[str]:
     state = 16 * parameters  # fp32 weights, gradients and two moments
     # A token leaves about 30 values of the model's width in every layer for the backward pass, and its logits three times.
     per_token = 30 * settings.hidden_size * settings.num_layers + 3 * len(data.tokenizer)
+    plain = ""
+    if thoughts:
+        ratio = cost_of_a_row(settings, data) / cost_of_a_row(replace(settings, num_thoughts=1), data)
+        plain = f"; a plain model has the same training FLOPs with --num_thoughts 1 --max_steps {round(steps * ratio)}"
     rows = settings.batch_size * (1 + DIVERSITY_SHARE * (min(DIVERSITY_THOUGHTS, thoughts or 1) - 1))
     activations = rows * mean_length * per_token * (2 if settings.fp16 or settings.bf16 else 4)
     scored = min(settings.estep_tokens or settings.seq_length, mean_length)
-    estep = settings.batch_size * thoughts * scored * 2 * len(data.tokenizer) * 4  # logits and their softmax
+    read = settings.thought_length - 1 + scored
+    estep = settings.batch_size * thoughts * read * 2 * len(data.tokenizer) * 4  # logits and their softmax
     return [
         *data.notes,
         f"parameters  {parameters:,}",
         f"tokens      {data.train.tokens():,} to train on in {len(data.train):,} rows, {data.eval.tokens():,} held out in {len(data.eval):,} rows",
-        f"steps       {steps:,} of {rows_per_step} rows: {steps * rows_per_step / len(data.train):.2f} epochs, {steps * rows_per_step * mean_length:,.0f} tokens",
+        f"steps       {steps:,} of {rows_per_step} rows: {steps * rows_per_step / len(data.train):.2f} epochs, {steps * rows_per_step * mean_length:,.0f} tokens{plain}",
         f"memory      about {(LIBRARIES + state + max(activations, estep)) / 2**30:.2f} GiB: {LIBRARIES / 2**30:.2f} Python and libraries, "
         f"{state / 2**30:.2f} weights and optimizer, {activations / 2**30:.2f} activations or {estep / 2**30:.2f} E-step",
     ]

@@ -32,7 +32,7 @@ from mot.interrupt import Interruption
 from mot.model import evaluating, lay_out, score, thought_logprobs
 from mot.storage import Mirror
 from mot.think import MixtureOfThoughts
-from mot.thoughts import diversity, effective_thoughts, responsibilities, router_loss, usage_entropy
+from mot.thoughts import diversity, draw_words, effective_thoughts, responsibilities, router_loss, usage_entropy
 from mot.tokenizer import thought_ids
 from mot.tracking import PROJECT, RunLog
 
@@ -121,19 +121,24 @@ class MixtureTrainer(Trainer):
         return batches, None
 
     def assign(self, batches: list[dict[str, Tensor]], g: torch.Generator) -> None:
-        """Give every row a thought token, its responsibilities and what the M-step's averages divide by."""
+        """Give every row a thought, its responsibilities and what the M-step's averages divide by.
+
+        Words (L > 1) are too many to compare: N of them, drawn for the step, are its N thoughts.
+        """
         s, N, M = self.settings, self.settings.num_thoughts, min(DIVERSITY_THOUGHTS, self.settings.num_thoughts)
+        L = s.thought_length
         sizes = [len(b["prompt"]) for b in batches]
         world = self.args.world_size
         B, device = sum(sizes) * world, batches[0]["prompt"].device
         mine_R, gathered_B = _places(sizes, self.args.process_index, world)
-        token_B, q_BN, others_BM = torch.full((B,), -1), torch.zeros(B, N), torch.full((B, M - 1), -1)
+        token_BL, q_BLN, others_BML = torch.full((B, L), -1), torch.zeros(B, L, N), torch.full((B, M - 1, L), -1)
         router_mean_N = torch.full((N,), 1 / N)
         carries = torch.rand(B, generator=g) >= s.thought_dropout
+        words_NL = draw_words(N, N, L, g)
         targets_R = torch.cat([b["prompt_mask"].sum(1) + b["completion_mask"].sum(1) - 1 for b in batches])
         scores_RN = router_RN = torch.zeros(len(targets_R), N)
         if self.thoughts and carries.any():
-            scores_RN, router_RN = self._score(batches, carries[mine_R])
+            scores_RN, router_RN = self._score(batches, carries[mine_R], words_NL)
         # One exchange between the processes: every row's scores, router logits and number of targets.
         known_R = torch.cat([scores_RN.to(device), router_RN.to(device), targets_R[:, None].float()], 1)
         known_B = torch.empty(B, known_R.shape[1])
@@ -143,8 +148,12 @@ class MixtureTrainer(Trainer):
             q_carrying = responsibilities(scores_BN[carries], self.temperature())
             # Drawn from Q, not its argmax: while tau is high no accident of the first weights is cemented.
             winner = torch.multinomial(q_carrying, 1, generator=g)[:, 0]
-            ids = torch.tensor(self.thoughts)
-            token_B[carries], q_BN[carries] = ids[winner], q_carrying
+            tokens_NL = torch.tensor(self.thoughts)[words_NL]
+            token_BL[carries] = tokens_NL[winner]
+            # The router's targets: for the first token all that begins with it, for the others the winner's.
+            first_RN = torch.zeros_like(q_carrying).index_add(1, words_NL[:, 0], q_carrying)
+            later_RLN = F.one_hot(words_NL[winner, 1:], N).to(first_RN.dtype)
+            q_BLN[carries] = torch.cat([first_RN[:, None], later_RLN], 1)
             router_mean_N = router_BN[carries].softmax(-1).mean(0)
             if s.diversity_weight and self.state.global_step >= DIVERSITY_FROM * self.steps:
                 rows = carries.nonzero()[:, 0]
@@ -153,15 +162,15 @@ class MixtureTrainer(Trainer):
                 rows = rows[torch.randperm(len(rows), generator=g)[:count]]
                 chance = torch.rand(B, N, generator=g)
                 chance[carries] = chance[carries].scatter(1, winner[:, None], -1.0)
-                others_BM[rows] = ids[chance[rows].topk(M - 1).indices]
-            self._compared += int((others_BM >= 0).any())
-            self._count(usage=torch.bincount(winner, minlength=N).double())
+                others_BML[rows] = tokens_NL[chance[rows].topk(M - 1).indices]
+            self._compared += int((others_BML >= 0).any())
+            self._count(usage=torch.bincount(words_NL[winner, 0], minlength=N).double())
         totals = {
             "target_tokens": int(targets_B.double().sum()),
             "carrying": max(1, int(carries.sum())),
-            "compared": max(1, int((others_BM[:, :1] >= 0).sum())),
+            "compared": max(1, int((others_BML[:, :1, 0] >= 0).sum())),
         }
-        parts = (t[mine_R].split(sizes) for t in (token_B, q_BN, others_BM))
+        parts = (t[mine_R].split(sizes) for t in (token_BL, q_BLN, others_BML))
         for b, token, q, others in zip(batches, *parts, strict=True):
             b |= {
                 "thought": token.to(device),
@@ -172,7 +181,7 @@ class MixtureTrainer(Trainer):
             }
         self._count(tokens=totals["target_tokens"] + B)
 
-    def _score(self, batches: list[dict[str, Tensor]], carries_R: Tensor) -> tuple[Tensor, Tensor]:
+    def _score(self, batches: list[dict[str, Tensor]], carries_R: Tensor, words_NL: Tensor) -> tuple[Tensor, Tensor]:
         """(mean log-likelihood, router logits) [R, N] of the rows that will carry a thought; zeros for the others."""
         N = len(self.thoughts)
         scores_RN, router_RN = torch.zeros(len(carries_R), N), torch.zeros(len(carries_R), N)
@@ -185,7 +194,7 @@ class MixtureTrainer(Trainer):
                         continue
                     keep[0] = True  # a sharded model's forward pass needs every process
                 part = {name: t[keep.to(t.device)] for name, t in b.items()}
-                logp_BNT, router_BN = thought_logprobs(self.model, part, self.thoughts, self.scored)
+                logp_BNT, router_BN, _ = thought_logprobs(self.model, part, self.thoughts, self.scored, words_NL)
                 length_B = part["completion_mask"][:, : logp_BNT.shape[-1]].sum(1)
                 scores_RN = scores_RN.to(router_BN.device).index_copy(
                     0, rows[keep].to(router_BN.device), logp_BNT.sum(-1) / length_B[:, None]
@@ -205,12 +214,12 @@ class MixtureTrainer(Trainer):
         s, totals = self.settings, inputs.pop("totals")
         batch = {name: inputs[name] for name in ("prompt", "prompt_mask", "completion", "completion_mask")}
         B, P = batch["prompt"].shape
-        compared = inputs["others"][:, :1].ge(0).flatten().nonzero()[:, 0]
-        token, M = inputs["thought"], inputs["others"].shape[1] + 1
+        compared = inputs["others"][:, :1, 0].ge(0).flatten().nonzero()[:, 0]
+        token, M, L = inputs["thought"], inputs["others"].shape[1] + 1, s.thought_length
         if len(compared):  # the same rows again under other thoughts, in the same forward pass
             rows = compared.repeat_interleave(M - 1)
             batch = {name: torch.cat([t, t[rows]]) for name, t in batch.items()}
-            token = torch.cat([token, inputs["others"][compared].flatten()])
+            token = torch.cat([token, inputs["others"][compared].flatten(0, 1)])
         layout = lay_out(batch, token, self.pad)
         labels = layout.pop("labels")[:B]
         logits = model(**layout, use_cache=False).logits
@@ -218,15 +227,16 @@ class MixtureTrainer(Trainer):
         ce = F.cross_entropy(logits[:B, :-1].transpose(1, 2).float(), targets, reduction="none", ignore_index=-100)
         losses = {"lm_loss": ce.sum() / totals["target_tokens"]}
         loss = losses["lm_loss"]
-        carrying = token[:B] >= 0
+        carrying = token[:B, 0] >= 0
         if carrying.any():
-            router_logits = logits[:B][carrying, P - 1][:, self.thoughts].float()
+            router_logits = logits[:B][carrying, P - 1 : P - 1 + L][..., self.thoughts].float()
             losses["router_loss"] = router_loss(inputs["q"][carrying], router_logits).sum() / totals["carrying"]
             share = carrying.sum() / totals["carrying"]
-            losses["entropy"] = usage_entropy(router_logits.softmax(-1).mean(0), inputs["usage"]) * share
+            # Of first tokens only: later ones are read behind a winner, and winners are drawn evenly.
+            losses["entropy"] = usage_entropy(router_logits[:, 0].softmax(-1).mean(0), inputs["usage"]) * share
             loss = loss + s.router_weight * losses["router_loss"] - s.entropy_weight * losses["entropy"]
         if len(compared):
-            ours, theirs = logits[compared, P:-1], logits[B:, P:-1]
+            ours, theirs = logits[compared, P - 1 + L : -1], logits[B:, P - 1 + L : -1]
             logits_MRTV = torch.cat([ours[None], theirs.unflatten(0, (-1, M - 1)).transpose(0, 1)])
             said = diversity(logits_MRTV, batch["completion"][compared], batch["completion_mask"][compared])
             losses["diversity"] = said.sum() / totals["compared"]
@@ -373,7 +383,10 @@ class MixtureTrainer(Trainer):
             self._sums[name] = self._sums.get(name, 0) + value  # stays on the device: no sync per step
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Add to the Trainer's numbers our losses apart, speed, memory, and how much the E-step used each thought."""
+        """Add to the Trainer's numbers our losses apart, speed, memory, and how much the E-step used each thought.
+
+        Of words, `usage` and `effective_thoughts` are those of the winners' first tokens, 1 .. N.
+        """
         if "loss" in logs and self._sums:
             steps = max(1, self.state.global_step - self._first_step)
             # Every process has to ask for the same sums; a name may be missing where no row of it was concerned.
@@ -401,6 +414,7 @@ class MixtureTrainer(Trainer):
     def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix: str = "eval") -> dict[str, float]:
         """Base, mixture and oracle NLL (nats per token), specialisation and effective thoughts on held-out rows.
 
+        Of words, effective thoughts are those among the N that mot.model.score asks: 1 .. N.
         A signal ends it early; the checkpoint that follows is of the step it belongs to.
         """
         begin = time.perf_counter()
@@ -419,7 +433,7 @@ class MixtureTrainer(Trainer):
             batch = branch(raw, self.settings.seq_length // 2)
             batch = {name: t.to(self.args.device) for name, t in batch.items()}
             with self.compute_loss_context_manager():
-                parts.append(score(self.model, batch, self.thoughts, self.pad))
+                parts.append(score(self.model, batch, self.thoughts, self.pad, self.settings.thought_length))
         scores = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
         weight = scores["tokens"] / scores["tokens"].sum()
         metrics = {
@@ -442,7 +456,7 @@ class MixtureTrainer(Trainer):
         """What the thoughts say about the first held-out prompt, for people to read. Draws from no global generator."""
         first = branch(self.data.collate([self.eval_dataset[0]]), self.settings.seq_length // 2)
         prompt = self.data.tokenizer.decode(first["prompt"][0], skip_special_tokens=True)
-        mixture = MixtureOfThoughts(self.model, self.data.tokenizer, self.thoughts)
+        mixture = MixtureOfThoughts(self.model, self.data.tokenizer, self.thoughts, self.settings.thought_length)
         with evaluating(self.model), self.compute_loss_context_manager():
             said = mixture.think(prompt, min(SAMPLED, mixture.num_thoughts), max_new_tokens=SAMPLED_TOKENS, seed=0)
         self.run_log.samples(self.state.global_step, prompt, said)

@@ -189,6 +189,8 @@ def test_prompt_that_fills_seq_length(train_refused, before):
         ("--num_thoughts 1025", ["--num_thoughts 1025", "<= 1024"]),
         ("--num_thoughts two", ["--num_thoughts", "two"]),
         ("--num_thoughts 2.5", ["--num_thoughts", "2.5"]),
+        ("--thought_length 2 --num_thoughts 1", ["--thought_length 2", "--num_thoughts 1", "leave"]),
+        ("--thought_length 9", ["--thought_length 9", "<= 8"]),
         ("--hidden_size 0", ["--hidden_size 0"]),
         ("--num_layers 0", ["--num_layers 0"]),
         ("--num_heads 0", ["--num_heads 0"]),
@@ -368,6 +370,7 @@ def test_resume_from_a_spoilt_checkpoint(resume_refused, spoil, part, way):
     [
         ("--resume_from nowhere", ["--resume_from nowhere", "no such directory"]),
         ("--num_thoughts 8 --allow_changed", ["--resume_from old/checkpoint-2", "num_thoughts: 4, not 8"]),
+        ("--thought_length 2 --allow_changed", ["--resume_from old/checkpoint-2", "thought_length: 1, not 2"]),
         ("--hidden_size 64", ["--resume_from old/checkpoint-2"]),
         ("--num_layers 2", ["--resume_from old/checkpoint-2"]),
         ("--num_thoughts 8", ["--resume_from old/checkpoint-2"]),

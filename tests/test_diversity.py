@@ -526,8 +526,20 @@ def test_rounding_excludes_nobody():
 
 def test_matched_says_when_nothing_matches():
     at_quality, at_diversity = matched(MIXTURE, [point("T=1", 0.9, 5), point("T=2", 0.2, 6)], seed=0)
-    assert at_quality == ("none of 2 settings has quality 0.960 or more; the nearest has 0.900", None, None, None)
-    assert at_diversity == ("none of 2 settings has diversity 6.500 or more; the nearest has 6.000", None, None, None)
+    assert not at_quality.met
+    assert not at_diversity.met
+    assert at_quality.sentence.startswith("none of 2 settings has quality 0.960 or more, T=1 the nearest with 0.900; ")
+    assert at_diversity.sentence.startswith(
+        "none of 2 settings has diversity 6.500 or more, T=2 the nearest with 6.000; "
+    )
+    assert at_quality.diversity.mean == pytest.approx(1.5)
+
+
+def test_matched_chooses_on_some_prompts_and_judges_on_others():
+    judged = {p.name: p for p in (Point("mixture", [1.0], [8.0]), Point("a", [0.5], [1.0]), Point("b", [0.9], [9.0]))}
+    at_quality, at_diversity = matched(MIXTURE, [point("a", 0.97, 5), point("b", 0.2, 7)], seed=0, judged=judged)
+    assert (at_quality.setting.name, at_quality.quality.mean, at_quality.diversity.mean) == ("a", 0.5, 7.0)
+    assert (at_diversity.setting.name, at_diversity.diversity.mean) == ("b", -1.0)
 
 
 def test_a_setting_better_in_both_is_a_match_and_the_mixture_loses():
@@ -552,8 +564,8 @@ def test_matched_is_the_slow_search_in_any_order(pairs, rng):
     at_quality, at_diversity = matched(MIXTURE, rng.sample(table, len(table)), seed=0)
     best_d = max((d for q, d in pairs if q > 0.96 - 1e-9), default=None)
     best_q = max((q for q, d in pairs if d > 6.5 - 1e-9), default=None)
-    assert (at_quality.setting and at_quality.setting.diversity[0]) == best_d
-    assert (at_diversity.setting and at_diversity.setting.quality[0]) == best_q
+    assert (at_quality.setting.diversity[0] if at_quality.met else None) == best_d
+    assert (at_diversity.setting.quality[0] if at_diversity.met else None) == best_q
 
 
 @pytest.mark.parametrize(

@@ -29,16 +29,16 @@ def mixture():
     return tiny(N)
 
 
-def tiny(num_thoughts: int) -> MixtureOfThoughts:
+def tiny(num_thoughts: int, thought_length: int = 1) -> MixtureOfThoughts:
     shape = TrainSettings(
-        task="forks", hidden_size=32, num_layers=2, num_heads=2, num_thoughts=num_thoughts, seq_length=64
-    )
+        task="forks", hidden_size=32, num_layers=2, num_heads=2, num_thoughts=num_thoughts, thought_length=thought_length, seq_length=64
+    )  # fmt: skip
     tokenizer = build_tokenizer([TEXT], 100, num_thoughts)
     model = build_model(shape, tokenizer).eval()
     with torch.no_grad():  # far from initialisation, where everything is nearly uniform and argmax a matter of luck
         for p in model.parameters():
             p.add_(0.3 * torch.randn(p.shape, generator=torch.Generator().manual_seed(1)))
-    return MixtureOfThoughts(model, tokenizer, model.config.mot["thought_token_ids"])
+    return MixtureOfThoughts(model, tokenizer, model.config.mot["thought_token_ids"], thought_length)
 
 
 def rows(mixture, *texts: tuple[str, str]) -> dict[str, torch.Tensor]:
@@ -50,7 +50,7 @@ def rows(mixture, *texts: tuple[str, str]) -> dict[str, torch.Tensor]:
 
 
 def test_no_logit_depends_on_a_later_token_and_nothing_before_the_branch_point_on_the_thought(mixture):
-    layout = lay_out(rows(mixture, ("the quick ", "brown fox")), torch.tensor([mixture.thoughts[2]]), 0)
+    layout = lay_out(rows(mixture, ("the quick ", "brown fox")), torch.tensor([[mixture.thoughts[2]]]), 0)
     embedded = mixture.model.get_input_embeddings()(layout["input_ids"]).detach().requires_grad_()
     logits = mixture.model(inputs_embeds=embedded).logits
     P = len("the quick ")
@@ -120,7 +120,8 @@ def test_drawing_by_gumbel_noise_is_sampling_from_the_softmax(mixture):
 @torch.no_grad()
 def test_scoring_with_a_shared_prompt_equals_scoring_every_thought_on_its_own(mixture):
     batch = rows(mixture, ("the quick ", "brown"), ("dog", " jumps over"), ("a lazy", "x"))
-    fast, router = thought_logprobs(mixture.model, batch, mixture.thoughts)
+    fast, router, word = thought_logprobs(mixture.model, batch, mixture.thoughts)
+    assert torch.equal(word, router.log_softmax(-1))
     for b, (prompt, completion) in enumerate([("the quick ", "brown"), ("dog", " jumps over"), ("a lazy", "x")]):
         for k, thought in enumerate(mixture.thoughts):
             x, y = (mixture.tokenizer(t, add_special_tokens=False)["input_ids"] for t in (prompt, completion))
@@ -137,8 +138,8 @@ def test_scoring_with_a_shared_prompt_equals_scoring_every_thought_on_its_own(mi
 def test_a_prefix_is_scored_as_part_of_the_whole(mixture):
     batch = rows(mixture, ("the quick ", "brown fox"), ("dog", " jumps"))
     with torch.no_grad():
-        whole, _ = thought_logprobs(mixture.model, batch, mixture.thoughts)
-        part, _ = thought_logprobs(mixture.model, batch, mixture.thoughts, tokens=4)
+        whole, _, _ = thought_logprobs(mixture.model, batch, mixture.thoughts)
+        part, _, _ = thought_logprobs(mixture.model, batch, mixture.thoughts, tokens=4)
     assert torch.allclose(part, whole[..., :4], atol=1e-5)
 
 
@@ -231,10 +232,10 @@ def test_a_step_towards_more_diversity_raises_it(tmp_path):
     said = []
     for weight in (0.0, 0.1, 0.5):
         trainer, (b,) = step_of(tmp_path / str(weight), num_thoughts=N, batch_size=32, diversity_weight=weight)
-        compared = b["thought"] >= 0
+        compared = b["thought"][:, 0] >= 0
         ids = torch.tensor(trainer.thoughts)
-        others = torch.stack([ids[ids != k] for k in b["thought"][compared]])
-        b["others"] = torch.full_like(b["others"], -1).masked_scatter(compared[:, None], others)
+        others = torch.stack([ids[ids != k] for k in b["thought"][compared]])[..., None]
+        b["others"] = torch.full_like(b["others"], -1).masked_scatter(compared[:, None, None], others)
         b["totals"]["compared"] = int(compared.sum())
         for _ in range(5):
             trainer.model.zero_grad()
@@ -281,9 +282,9 @@ def test_the_loss_is_the_formula(tmp_path, source, loud):
             lm += [-logp[t - 1, context[t]] for t in range(1, len(context)) if k < 0 or t != len(x)]
             if k >= 0:
                 usage.append(logits[len(x) - 1, thoughts].softmax(-1))
-                router.append(-(b["q"][i] * usage[-1].log()).sum())
+                router.append(-(b["q"][i, 0] * usage[-1].log()).sum())
             if b["others"][i, 0] >= 0:
-                among = [k, *b["others"][i].tolist()]
+                among = [k, *b["others"][i, :, 0].tolist()]
                 assert sorted(among) == sorted(thoughts)  # the winner and the three others
                 each = [trainer.model(torch.tensor([[*x, m, *y]])).logits[:, len(x) : -1] for m in among]
                 said.append(diversity(torch.stack(each), torch.tensor([y]), torch.ones(1, len(y))).squeeze())
@@ -303,7 +304,7 @@ def test_the_e_step_is_the_formula(tmp_path, source, step, tau):
     trainer, (b,) = step_of(tmp_path, num_thoughts=N, batch_size=32, source=source, step=step, **more)
     assert trainer.model.training, "else the E-step need not turn dropout off"
     trainer.model.eval()
-    scores, carrying = [], b["thought"] >= 0
+    scores, carrying = [], b["thought"][:, 0] >= 0
     with torch.no_grad():
         for i in carrying.nonzero()[:, 0].tolist():
             x, _, y = row(b, i)
@@ -311,10 +312,10 @@ def test_the_e_step_is_the_formula(tmp_path, source, step, tau):
             logp = [trainer.model(torch.tensor([[*x, k, *y]])).logits[0].log_softmax(-1) for k in trainer.thoughts]
             scores.append([sum(p[len(x) + t, y[t]] for t in range(len(y))).item() / len(y) for p in logp])
     expected = responsibilities(torch.tensor(scores), tau)
-    assert torch.allclose(b["q"][carrying].float(), expected, atol=1e-4)
+    assert torch.allclose(b["q"][carrying, 0].float(), expected, atol=1e-4)
     assert 0 < carrying.sum() < 32
     assert (b["q"][~carrying] == 0).all()
-    assert set(b["thought"][carrying].tolist()) <= set(trainer.thoughts)
+    assert set(b["thought"][carrying, 0].tolist()) <= set(trainer.thoughts)
     assert bool((b["others"] >= 0).any()) == (step == 9)  # diversity counts only after the anneal
 
 
@@ -325,8 +326,8 @@ def test_winners_are_drawn_from_the_responsibilities(tmp_path):
     for seed in range(60):
         again = {name: b[name] for name in ("prompt", "prompt_mask", "completion", "completion_mask")}
         trainer.assign([again], torch.Generator().manual_seed(seed))
-        drawn += again["thought"][:, None] == torch.tensor(trainer.thoughts)
-    q = again["q"].double()  # the same every time
+        drawn += again["thought"] == torch.tensor(trainer.thoughts)
+    q = again["q"][:, 0].double()  # the same every time
     likely, chance = (q * drawn / 60).sum(1).mean(), (q * q).sum(1).mean()
     assert chance > 1 / N + 0.05, "too even to tell a draw from a uniform one"
     assert q.max(1).values.mean() > chance + 0.05, "too uneven to tell a draw from the argmax"
@@ -403,7 +404,7 @@ def step_of(
 def test_labels_leave_out_pads_the_thought_and_each_rows_first_token(mixture):
     batch = rows(mixture, ("the", "dog"), ("o", "x"))
     pad = mixture.tokenizer.pad_token_id
-    layout = lay_out(batch, torch.tensor([mixture.thoughts[0], -1]), pad)
+    layout = lay_out(batch, torch.tensor([[mixture.thoughts[0]], [-1]]), pad)
     x, y = (mixture.tokenizer(t, add_special_tokens=False)["input_ids"] for t in ("the", "dog"))
     assert layout["input_ids"][0].tolist() == [*x, mixture.thoughts[0], *y]
     assert layout["labels"][0].tolist() == [-100, *x[1:], -100, *y]  # nothing predicts the first token
@@ -415,7 +416,7 @@ def test_labels_leave_out_pads_the_thought_and_each_rows_first_token(mixture):
 
 def test_windows_need_no_mask_and_cross_entropy_is_over_every_token_but_the_first(mixture):
     batch = branch({"window": torch.arange(12).view(2, 6)}, 2)
-    layout = lay_out(batch, torch.tensor([-1, -1]), 0)
+    layout = lay_out(batch, torch.tensor([[-1], [-1]]), 0)
     assert set(layout) == {"input_ids", "labels"}
     logits = mixture.model(layout["input_ids"]).logits
     ours = F.cross_entropy(logits[:, :-1].transpose(1, 2), layout["labels"][:, 1:], reduction="sum")

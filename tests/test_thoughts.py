@@ -167,20 +167,20 @@ def test_entropy_of_parts_averages_to_the_whole_with_its_gradient(seed, N):
     assert torch.allclose(gradient, of_parts, atol=1e-12)
 
 
-@given(seeds, st.integers(1, 8), st.integers(1, 20), st.sampled_from([0.0, 0.5, 1.0, 100.0]))
-def test_chosen_thoughts_are_different_and_evenly_repeated(seed, N, k, creativity):
-    chosen = choose_thoughts(draw(seed, N), k, creativity, torch.Generator().manual_seed(seed))
-    counts = torch.bincount(chosen, minlength=N)
-    assert len(chosen) == k
-    assert set(counts.tolist()) <= {k // N, -(-k // N)}
+@given(seeds, st.integers(1, 8), st.integers(1, 8), st.sampled_from([0.0, 1e-310, 0.5, 1.0, 100.0, math.inf]))
+def test_chosen_thoughts_are_different(seed, N, k, creativity):
+    k = min(k, N)
+    chosen = choose_thoughts(draw(seed, 1, N), k, creativity, torch.Generator().manual_seed(seed)).thought_k
+    assert len(set(chosen.tolist())) == k
+    assert set(chosen.tolist()) <= set(range(N))
 
 
 def test_creativity_zero_takes_the_most_probable_one_samples_the_router_and_large_is_uniform():
-    logits = torch.tensor([0.0, 2.0, 1.0, -1.0])
+    logits = torch.tensor([[0.0, 2.0, 1.0, -1.0]])
     g = torch.Generator().manual_seed(0)
-    assert choose_thoughts(logits, 2, 0.0, g).tolist() == [1, 2]
-    for creativity, expected in ((1.0, logits.softmax(-1)), (1e6, torch.full((4,), 0.25))):
-        first = torch.tensor([choose_thoughts(logits, 1, creativity, g).item() for _ in range(4000)])
+    assert choose_thoughts(logits, 2, 0.0, g).thought_k.tolist() == [1, 2]
+    for creativity, expected in ((1.0, logits[0].softmax(-1)), (1e6, torch.full((4,), 0.25))):
+        first = torch.tensor([choose_thoughts(logits, 1, creativity, g).thought_k.item() for _ in range(4000)])
         assert torch.allclose(torch.bincount(first, minlength=4) / 4000, expected, atol=0.03)
 
 
