@@ -34,6 +34,7 @@ from mot.model import base_logprobs
 from mot.prompts import Asked, cut, of_task, read, split
 from mot.samplers import BASELINES, GREEDY_THOUGHTS, SAMPLERS, Setting, sample
 from mot.storage import whole
+from mot.tasks import e2e
 from mot.think import MixtureOfThoughts
 from mot.tokenizer import encode
 
@@ -121,6 +122,13 @@ MEASURES: dict[str, Measure] = {
         "higher",
         lambda c: diversity.majority_at_k(c.texts, _correct(c)),
         ("task",),
+    ),
+    "added": Measure(
+        "share of the texts that state a slot which the prompt has not",
+        "0 to 1",
+        "lower",
+        lambda c: fmean(bool(e2e.added(c.asked.prompt, text)) for text in c.texts),
+        ("task", "e2e"),
     ),
     "judge_nll": Measure(
         "NLL of the texts under the judge", "nats per judge's token", "lower", lambda c: fmean(c.nll), ("judge",)
@@ -294,12 +302,13 @@ def _asked(settings: EvaluateSettings) -> tuple[list[Asked], list[Asked]]:
 
 
 def _known(settings: EvaluateSettings, asked: list[Asked]) -> set[str]:
-    """What there is to measure with: of "task", "creative", "references", "judge"."""
+    """What there is to measure with: of "task", "creative", "e2e", "references", "judge"."""
     return {
         name
         for name, there in (
             ("task", settings.task),
             ("creative", settings.task in tasks.CREATIVE),
+            ("e2e", settings.task == "e2e"),
             ("references", all(a.references for a in asked)),
             ("judge", settings.judge),
         )
@@ -326,6 +335,7 @@ def _measures(settings: EvaluateSettings, known: set[str]) -> list[str]:
             way_out = {
                 "task": "give --task",
                 "creative": "it is of the tasks circle and siblings",
+                "e2e": "it is of --task e2e",
                 "references": "give .jsonl rows that all have `references` or a `completion`",
                 "judge": "give --judge MODEL",
             }[need]

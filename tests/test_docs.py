@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from mot.config import DataSettings, ReportSettings, ThinkSettings, TrainSettings, parse
+from mot.config import DataSettings, EvaluateSettings, ReportSettings, ThinkSettings, TrainSettings, parse
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -18,6 +18,7 @@ PARSED = {
     "train_mot.py": TrainSettings,
     "mot train": TrainSettings,
     "mot think": ThinkSettings,
+    "mot evaluate": EvaluateSettings,
     "mot data": DataSettings,
     "mot report": ReportSettings,
 }
@@ -42,6 +43,8 @@ def test_command_is_understood(command):
             parse(TrainSettings, flags, "train_mot.py", "")
         case ["torchrun", "--nproc_per_node", n, "train_mot.py", *flags] if n.isdecimal():
             parse(TrainSettings, flags, "train_mot.py", "")
+        case ["python", "evaluate_diversity.py", *flags]:
+            parse(EvaluateSettings, flags, "evaluate_diversity.py", "")
         case ["mot", name, *flags]:
             parse(PARSED[f"mot {name}"], flags, f"mot {name}", "")
         case ["make", target]:
