@@ -15,7 +15,7 @@ VARIANTS = {
     "as it is": "",
     "keys without a wide bias": "mot.model.KEY_BIAS_STD = 0.0",
     "rotary base 10,000": "mot.model.WAVELENGTHS = 10_000 / 24",
-    "winners hard from the first step": "mot.trainer.TEMPERATURE = (0.05, 0.05)",
+    "winners hard from the first step": "",
     "diversity from the first step": "mot.trainer.DIVERSITY_FROM = 0.0",
     "no diversity": "",
 }
@@ -33,6 +33,7 @@ def main() -> None:
     def run(variant: str, seed: int):
         flags = ["--config", str(ROOT / "configs/forks.yaml"), *f"--max_steps {args.steps} --seed {seed}".split()]
         flags += ["--diversity_weight", "0"] * (variant == "no diversity")
+        flags += ["--estep_temperature", "0.3"] * (variant == "winners hard from the first step")
         name = f"{variant.replace(' ', '_')}-{args.steps}-seed{seed}"
         return train_once(args.output_dir / name, flags, patch=VARIANTS[variant])
 

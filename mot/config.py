@@ -78,6 +78,14 @@ class TrainSettings:
         low=0,
     )
 
+    estep_temperature: float = setting(
+        6.0,
+        "how softly rows are given to thoughts at first: the posterior is 1; falls to a twentieth",
+        "nats per continuation",
+        "thoughts",
+        above=0,
+    )
+
     batch_size: int = setting(32, "rows per forward pass", "rows", "training", low=1)
     gradient_accumulation_steps: int = setting(1, "forward passes per update", group="training", low=1)
     num_epochs: float = setting(10, "passes over the data", "epochs", "training", above=0)

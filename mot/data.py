@@ -116,6 +116,10 @@ class Windows(Dataset):
     def tokens(self) -> int:
         return len(self) * self.length
 
+    def mean_lengths(self) -> tuple[float, float]:
+        """Mean tokens before and behind a branch point that is drawn uniformly."""
+        return self.length / 2, self.length / 2
+
 
 class Rows(Dataset):
     """Pairs of token ids (prompt, completion), completions cut so that no pair has more than `length` tokens.
@@ -145,6 +149,11 @@ class Rows(Dataset):
 
     def tokens(self) -> int:
         return sum(int(np.minimum(rows, self.length).sum()) for _, rows in self.lengths())
+
+    def mean_lengths(self) -> tuple[float, float]:
+        """Mean tokens of a prompt and of a continuation."""
+        prompts = sum(int(np.minimum(prompts, self.length).sum()) for prompts, _ in self.lengths())
+        return prompts / len(self), (self.tokens() - prompts) / len(self)
 
 
 class Batches(Sampler[list[int]]):

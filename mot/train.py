@@ -234,13 +234,8 @@ def cost_of_a_row(settings: TrainSettings, data: Data) -> float:
     P, T: mean lengths of prompt and continuation; L thought tokens in a thought. That attention costs more for a late token
     than for an early one is left out, on both sides alike.
     """
-    if isinstance(data.train, Windows):
-        P = T = settings.seq_length / 2
-        scored = min(settings.estep_tokens or T, T)
-    else:
-        lengths = [(p.sum(), (row - p).sum(), len(p)) for p, row in data.train.lengths()]
-        P, T = (sum(part[i] for part in lengths) / sum(part[2] for part in lengths) for i in (0, 1))
-        scored = T
+    P, T = data.train.mean_lengths()
+    scored = min(settings.estep_tokens or T, T) if isinstance(data.train, Windows) else T
     N, L = settings.num_thoughts, settings.thought_length
     if N == 1:
         return 3 * (P + T)

@@ -36,7 +36,7 @@ from mot.thoughts import diversity, draw_words, effective_thoughts, responsibili
 from mot.tokenizer import thought_ids
 from mot.tracking import PROJECT, RunLog
 
-TEMPERATURE = (1.0, 0.05)  # tau of the responsibilities, nats per token, at the first step and after the anneal
+COOLED = 1 / 20  # tau of the responsibilities falls from --estep_temperature to this share of it
 ANNEAL = 0.6  # of the steps: tau falls geometrically
 DIVERSITY_FROM = ANNEAL  # of the steps: earlier it would cement whatever difference is learnt first
 DIVERSITY_CAP = 0.5  # of log M: more is not rewarded, or text pays for it in likelihood
@@ -72,6 +72,9 @@ class MixtureTrainer(Trainer):
         self.pad = data.tokenizer.pad_token_id
         # A window has no end of its own; a row's completion has, and is judged whole.
         self.scored = settings.estep_tokens if isinstance(data.train, Windows) else 0
+        self.judged_by = min(
+            self.scored or math.inf, data.train.mean_lengths()[1]
+        )  # tokens of a continuation, on average
         self.last_evaluation: dict[str, float] = {}
         self.evaluated_at = self.saved_at = -1
         self.uploader, self.upload = ThreadPoolExecutor(1), None
@@ -203,9 +206,9 @@ class MixtureTrainer(Trainer):
         return scores_RN, router_RN
 
     def temperature(self) -> float:
-        """tau of the current step."""
-        first, last = TEMPERATURE
-        return first * (last / first) ** min(1.0, self.state.global_step / (ANNEAL * self.steps))
+        """tau of the current step, nats per token: the same for a continuation of any length."""
+        cooled = COOLED ** min(1.0, self.state.global_step / (ANNEAL * self.steps))
+        return self.settings.estep_temperature * cooled / self.judged_by
 
     # M-step ---------------------------------------------------------------------------------------------------------
 

@@ -4,6 +4,7 @@ Models here are tiny and random: a law holds for every weight, and random weight
 """
 
 import math
+import statistics
 
 import pytest
 import torch
@@ -258,6 +259,12 @@ def row(b: dict, i: int) -> tuple[list[int], int, list[int]]:
     return x, int(b["thought"][i]), y
 
 
+def judged_by(trainer, source: str) -> float:
+    """Tokens that a continuation is scored by, on average: 4 (--estep_tokens) of a window, all of a completion."""
+    rows = trainer.data.train
+    return 4 if source == "text" else statistics.fmean(len(rows[i][1]) for i in range(len(rows)))
+
+
 def sharpen(trainer) -> None:
     """Thoughts that differ more about y. The router stays what the E-step saw: the rows of the thought tokens are left."""
     words = [t for t in range(trainer.model.config.vocab_size) if t not in trainer.thoughts]
@@ -297,7 +304,7 @@ def test_the_loss_is_the_formula(tmp_path, source, loud):
     assert trainer.compute_loss(trainer.model, dict(b)).item() == pytest.approx(expected.item(), abs=1e-5)
 
 
-@pytest.mark.parametrize(("step", "tau"), [(0, 1.0), (3, 0.05**0.5), (9, 0.05)])
+@pytest.mark.parametrize(("step", "tau"), [(0, 6.0), (3, 6 * 0.05**0.5), (9, 0.3)])
 @pytest.mark.parametrize("source", ["text", "rows"])
 def test_the_e_step_is_the_formula(tmp_path, source, step, tau):
     more = {"thought_dropout": 0.3, "dropout": 0.5, "estep_tokens": 4, "diversity_weight": 0.1}
@@ -311,7 +318,7 @@ def test_the_e_step_is_the_formula(tmp_path, source, step, tau):
             y = y[:4] if source == "text" else y  # a window has no end of its own, a completion is judged whole
             logp = [trainer.model(torch.tensor([[*x, k, *y]])).logits[0].log_softmax(-1) for k in trainer.thoughts]
             scores.append([sum(p[len(x) + t, y[t]] for t in range(len(y))).item() / len(y) for p in logp])
-    expected = responsibilities(torch.tensor(scores), tau)
+    expected = responsibilities(torch.tensor(scores), tau / judged_by(trainer, source))
     assert torch.allclose(b["q"][carrying, 0].float(), expected, atol=1e-4)
     assert 0 < carrying.sum() < 32
     assert (b["q"][~carrying] == 0).all()
@@ -321,7 +328,6 @@ def test_the_e_step_is_the_formula(tmp_path, source, step, tau):
 
 def test_winners_are_drawn_from_the_responsibilities(tmp_path):
     trainer, (b,) = step_of(tmp_path, num_thoughts=N, batch_size=32, thought_dropout=0.0)
-    sharpen(trainer)
     drawn = torch.zeros(32, N)
     for seed in range(60):
         again = {name: b[name] for name in ("prompt", "prompt_mask", "completion", "completion_mask")}

@@ -13,7 +13,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from survive import complete, start, state_digest
-from test_laws import rows, sharpen, step_of, tiny
+from test_laws import judged_by, rows, sharpen, step_of, tiny
 from transformers import AutoModelForCausalLM
 
 from mot import trainer as trainer_module
@@ -303,7 +303,7 @@ def test_the_e_step_is_the_formula(tmp_path, source, drawn):
             y = y[:4] if source == "text" else y
             logp = [trainer.model(torch.tensor([[*x, *word.tolist(), *y]])).logits[0].log_softmax(-1) for word in among]
             scores.append([sum(p[len(x) + L - 1 + t, y[t]] for t in range(len(y))).item() / len(y) for p in logp])
-    q = responsibilities(torch.tensor(scores), 0.05)
+    q = responsibilities(torch.tensor(scores), 0.3 / judged_by(trainer, source))  # the last step's
     winner = (b["thought"][carrying][:, None] == among).all(-1).int().argmax(1)
     assert torch.equal(among[winner], b["thought"][carrying])
     first = torch.stack([q[:, words[:, 0] == k].sum(1) for k in range(N)], 1)
