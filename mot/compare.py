@@ -201,10 +201,10 @@ def compare(settings: EvaluateSettings, command: str = "") -> dict:
     mixture = MixtureOfThoughts.from_pretrained(settings.model)
     k = _texts_per_prompt(settings, mixture)
     plan = _plan(mixture, baselines, k)
-    base = MixtureOfThoughts.from_pretrained(settings.plain) if settings.plain else mixture
+    base = _loaded("--plain", settings.plain) if settings.plain else mixture
     if settings.plain and base.num_thoughts > 1:
         raise ValueError(f"--plain {settings.plain}: has thoughts; give a model trained with --num_thoughts 1")
-    judge = MixtureOfThoughts.from_pretrained(settings.judge) if settings.judge else None
+    judge = _loaded("--judge", settings.judge) if settings.judge else None
     longest = settings.max_new_tokens or _longest(settings, judged + tuned, mixture)
     # Draws of a single prompt are the units of everything; K = 1,000 of them are enough to choose a setting by.
     single = len(judged) == 1
@@ -373,6 +373,13 @@ def _plan(mixture: MixtureOfThoughts, baselines: list[str], k: int) -> list[Sett
     if not plan:
         raise ValueError("--baselines: the model has no thoughts and there is no sampler to judge; give at least one")
     return plan
+
+
+def _loaded(flag: str, path: str) -> MixtureOfThoughts:
+    try:
+        return MixtureOfThoughts.from_pretrained(path)
+    except ValueError as e:
+        raise ValueError(str(e).replace("--model", flag, 1)) from None
 
 
 def _longest(settings: EvaluateSettings, asked: list[Asked], mixture: MixtureOfThoughts) -> int:
