@@ -14,16 +14,17 @@ sys.path.insert(0, str(ROOT))  # a bench in a git worktree measures that worktre
 # Keeps what Python adds of its own (-P) away, or a `mot` in the working directory would come before ROOT's.
 COMMAND = [sys.executable, "-P", "-c"]
 # A constant is read before it is changed: one that has moved is an error, not a run of something else.
-CODE = "import mot.model, mot.trainer; {constant}\n{patch}\nfrom mot import cli; cli.run(cli.train)"
+CODE = "import mot.adapt, mot.model, mot.trainer; {constant}\n{patch}\nfrom mot import cli; cli.run(cli.{command})"
 POOL = ThreadPoolExecutor(2)
 
 
-def train_once(directory: Path, flags: list[str], patch: str = "") -> Future[Path]:
+def train_once(directory: Path, flags: list[str], patch: str = "", command: str = "train") -> Future[Path]:
     """Train into `directory` unless a finished run is there already. What the run says is kept in `printed(directory)`.
 
-    `patch`, such as "mot.model.WAVELENGTHS = 2", changes one constant of mot.model or mot.trainer in the run's own process.
+    `patch`, such as "mot.model.WAVELENGTHS = 2", changes one constant of mot.adapt, mot.model or mot.trainer in the run's own
+    process. `command`: train, or adapt for a `--base_model`.
     """
-    return POOL.submit(_train, directory, [*flags, "--output_dir", str(directory), "--overwrite"], patch)
+    return POOL.submit(_train, directory, [*flags, "--output_dir", str(directory), "--overwrite"], patch, command)
 
 
 def printed(directory: Path) -> Path:
@@ -31,12 +32,12 @@ def printed(directory: Path) -> Path:
     return directory.with_name(f"{directory.name}.txt")
 
 
-def _train(directory: Path, flags: list[str], patch: str) -> Path:
-    if not (directory / "model.safetensors").is_file():
+def _train(directory: Path, flags: list[str], patch: str, command: str) -> Path:
+    if not any(directory.glob("*.safetensors")):
         directory.parent.mkdir(parents=True, exist_ok=True)
         paths = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
         env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": paths}
-        code = CODE.format(constant=patch.partition(" = ")[0], patch=patch)
+        code = CODE.format(constant=patch.partition(" = ")[0], patch=patch, command=command)
         with printed(directory).open("w") as out:
             subprocess.run([*COMMAND, code, *flags], check=True, env=env, stdout=out)
     return directory

@@ -22,6 +22,7 @@ from mot import storage
 from mot.storage import MANIFEST, is_remote, step_of
 
 MARK = "run.json"
+CONFIGURATIONS = ("config.json", "adapter_config.json")  # of a model, of an adapter: written last
 HISTORY = ("metrics.jsonl", "samples.jsonl", "wandb_run_id")  # what a run has said so far: a checkpoint has copies
 WRITTEN = (
     MARK,
@@ -33,6 +34,8 @@ WRITTEN = (
     "*.safetensors",
     "*.safetensors.index.json",
     "config.json",
+    "adapter_config.json",
+    "mot.json",
     "generation_config.json",
     "tokenizer*.json",
     "special_tokens_map.json",
@@ -231,8 +234,8 @@ def prune(output_dir: str, keep: int) -> None:
 
 
 def publish(partial: Path, directory: Path) -> None:
-    """Move a finished model's files from `partial` into `directory`, config.json last: a model without it is not opened."""
-    files = sorted(partial.iterdir(), key=lambda p: p.name == "config.json")
+    """Move a finished model's files from `partial` into `directory`, its configuration last: without it none is opened."""
+    files = sorted(partial.iterdir(), key=lambda p: p.name in CONFIGURATIONS)
     for path in files:
         storage.sync(path)
         os.replace(path, directory / path.name)

@@ -8,9 +8,12 @@ from collections.abc import Callable
 
 from mot.config import (
     DATASETS,
+    AdaptSettings,
     DataSettings,
     EvaluateSettings,
+    ExportSettings,
     ReportSettings,
+    RunSettings,
     ThinkSettings,
     TrainSettings,
     fail,
@@ -21,7 +24,15 @@ from mot.interrupt import Interruption
 
 def train(argv: list[str] | None = None, prog: str = "mot train") -> None:
     """train a mixture of thoughts on text, .jsonl rows or a built-in task"""
-    settings = parse(TrainSettings, argv, prog, train.__doc__)
+    _run(parse(TrainSettings, argv, prog, train.__doc__))
+
+
+def adapt(argv: list[str] | None = None, prog: str = "mot adapt") -> None:
+    """give a pretrained model N thoughts by adapters (LoRA); its weights stay as they are"""
+    _run(parse(AdaptSettings, argv, prog, adapt.__doc__))
+
+
+def _run(settings: RunSettings) -> None:
     _quiet()
     from mot import evaluate, report
     from mot.train import train as run
@@ -40,7 +51,7 @@ def train(argv: list[str] | None = None, prog: str = "mot train") -> None:
 
     console = Console(highlight=False)
     for note in result.notes:
-        console.print(note)
+        console.print(note, soft_wrap=True)
     console.print(report.summary(result.steps, result.seconds, result.metrics))
     print(report.where_to(result.output_dir, page))
     if settings.task:
@@ -69,7 +80,7 @@ def think(argv: list[str] | None = None, prog: str = "mot think") -> None:
 
     mixture = MixtureOfThoughts.from_pretrained(settings.model)
     thoughts = mixture.think(
-        settings.prompt,
+        [{"role": "user", "content": settings.prompt}] if settings.chat else settings.prompt,
         settings.num_thoughts,
         settings.max_new_tokens,
         settings.temperature,
@@ -103,6 +114,19 @@ def evaluate(argv: list[str] | None = None, prog: str = "mot evaluate") -> None:
     )
 
 
+def export(argv: list[str] | None = None, prog: str = "mot export") -> None:
+    """merge an adapter into a whole model, or print the command that makes a GGUF of one"""
+    settings = parse(ExportSettings, argv, prog, export.__doc__)
+    _quiet()
+    from mot.export import gguf_command, merge
+
+    if settings.gguf:
+        print(gguf_command(settings.model, settings.outtype, settings.output_dir))
+        return
+    merge(settings.model, settings.output_dir)
+    print(f"{settings.output_dir}: a whole model; next: mot think --model {settings.output_dir} --prompt '...'")
+
+
 def data(argv: list[str] | None = None, prog: str = "mot data") -> None:
     """fetch a data set of the guide as plain text: shakespeare, wikitext103 or openwebtext"""
     settings = parse(DataSettings, argv, prog, data.__doc__)
@@ -131,8 +155,10 @@ def report(argv: list[str] | None = None, prog: str = "mot report") -> None:
 
 COMMANDS: dict[str, Callable[..., None]] = {
     "train": train,
+    "adapt": adapt,
     "think": think,
     "evaluate": evaluate,
+    "export": export,
     "data": data,
     "report": report,
 }

@@ -395,7 +395,9 @@ def _longest(settings: EvaluateSettings, asked: list[Asked], mixture: MixtureOfT
 def _fingerprint(path: str) -> str:
     """sha256 of a model: its settings and weights, wherever it lies."""
     files = sorted(
-        p for p in Path(path).iterdir() if p.suffix == ".safetensors" or p.name in ("config.json", "tokenizer.json")
+        p
+        for p in Path(path).iterdir()
+        if p.suffix == ".safetensors" or p.name in ("config.json", "adapter_config.json", "tokenizer.json")
     )
     digest = hashlib.sha256()
     for file in files:
@@ -518,11 +520,8 @@ def _draw(
 
 
 def prompt_ids(model: MixtureOfThoughts, prompts: list[str]) -> list[list[int]]:
-    """As the model was trained to read them: a model of ours without, any other with the tokens its tokenizer adds."""
-    if hasattr(model.model.config, "mot"):
-        return encode_prompts(model.tokenizer, prompts, "--prompts")
-    rows = model.tokenizer(prompts, split_special_tokens=True)["input_ids"]
-    return [row or [model.tokenizer.eos_token_id] for row in rows]
+    """As the model was trained to read them: behind what its tokenizer opens every text with."""
+    return encode_prompts(model.tokenizer, prompts, "--prompts")
 
 
 # Measuring ----------------------------------------------------------------------------------------------------------

@@ -27,10 +27,12 @@ def setting(default, help, unit="", group="run", low=None, high=None, above=None
 
 
 @dataclass
-class TrainSettings:
-    """Everything `train_mot.py` can be told. Names and defaults are those of the user's guide."""
+class RunSettings:
+    """What both training doors can be told. Names and defaults are those of the user's guide."""
 
-    train_file: str | None = setting(None, "text, or .jsonl rows with `prompt` and `completion`", group="data")
+    train_file: str | None = setting(
+        None, "text, or .jsonl rows with `prompt` and `completion`, or with chat `messages`", group="data"
+    )
     eval_file: str | None = setting(
         None, "held-out data of the same kind; else the last 10 %% of train_file", group="data"
     )
@@ -39,20 +41,9 @@ class TrainSettings:
         "a built-in task with known answers instead of a file: forks, chains, circle, siblings or countdown",
         group="data",
     )
-    vocab_size: int = setting(
-        50257, "below 257: characters; else byte-level BPE trained on the file", "tokens, thoughts apart", "data", low=2
-    )
-    tokenizer: str | None = setting(
-        None, "an existing tokenizer (path or hub id) instead of one trained on the file", group="data"
-    )
     seq_length: int = setting(256, "length of a text window; the most a row may have", "tokens", "data", low=2)
     num_workers: int = setting(0, "processes that prepare batches", group="data", low=0)
 
-    hidden_size: int = setting(768, "width of the model", group="model", low=2)
-    num_layers: int = setting(12, "depth of the model", group="model", low=1)
-    num_heads: int | None = setting(
-        None, "attention heads; derived: heads of 64, below hidden size 128 of 32", group="model", low=1
-    )
     num_thoughts: int = setting(8, "N; 1 is a plain language model", group="model", low=1, high=1024)
     thought_length: int = setting(
         1, "thought tokens in a row that make one thought: N ** L different thoughts", group="model", low=1, high=8
@@ -97,7 +88,6 @@ class TrainSettings:
         0.1, "share of the steps in which the learning rate rises; then cosine to 5 %%", group="training", low=0, high=1
     )
     weight_decay: float = setting(0.1, "AdamW, on matrices", group="training", low=0)
-    dropout: float = setting(0.0, "of attention weights, in the M-step", group="training", low=0, high=0.9)
     fp16: bool = setting(False, "mixed precision with loss scaling (GPU)", group="training")
     bf16: bool = setting(False, "mixed precision in bfloat16 (GPU or CPU)", group="training")
     compile: bool = setting(False, "torch.compile the model", group="training")
@@ -149,6 +139,34 @@ class TrainSettings:
                 f"--thought_length {self.thought_length}: --num_thoughts 1 is a plain language model without thoughts; "
                 "give --num_thoughts 2 or more, or leave --thought_length out"
             )
+
+    def name(self) -> str:
+        source = self.task or self.train_file.split("?")[0].rstrip("/").split("/")[-1].rsplit(".", 1)[0]
+        return self.run_name or f"{source}-{self.num_thoughts}thoughts-seed{self.seed}"
+
+    def output(self) -> str:
+        return self.output_dir or f"outputs/{self.name()}"
+
+
+@dataclass
+class TrainSettings(RunSettings):
+    """Everything `train_mot.py` can be told: a model of its own, from nothing."""
+
+    vocab_size: int = setting(
+        50257, "below 257: characters; else byte-level BPE trained on the file", "tokens, thoughts apart", "data", low=2
+    )
+    tokenizer: str | None = setting(
+        None, "an existing tokenizer (path or hub id) instead of one trained on the file", group="data"
+    )
+    hidden_size: int = setting(768, "width of the model", group="model", low=2)
+    num_layers: int = setting(12, "depth of the model", group="model", low=1)
+    num_heads: int | None = setting(
+        None, "attention heads; derived: heads of 64, below hidden size 128 of 32", group="model", low=1
+    )
+    dropout: float = setting(0.0, "of attention weights, in the M-step", group="training", low=0, high=0.9)
+
+    def validate(self) -> None:
+        super().validate()
         if self.hidden_size % self.heads():
             raise ValueError(
                 f"--hidden_size {self.hidden_size}: not divisible by --num_heads {self.heads()}; change one of them"
@@ -174,14 +192,49 @@ class TrainSettings:
     def peak_learning_rate(self) -> float:
         return self.learning_rate or min(2e-3, 0.384 / self.hidden_size)
 
-    def name(self) -> str:
-        source = self.task or self.train_file.split("?")[0].rstrip("/").split("/")[-1].rsplit(".", 1)[0]
-        return self.run_name or f"{source}-{self.num_thoughts}thoughts-seed{self.seed}"
 
-    def output(self) -> str:
-        return self.output_dir or f"outputs/{self.name()}"
+@dataclass
+class AdaptSettings(RunSettings):
+    """Everything `train_lora_mot.py` can be told: thoughts for a model that is there already, by adapters."""
+
+    base_model: str | None = setting(
+        None, "the causal language model to adapt: a directory or a hub id; it stays as it is", group="model"
+    )
+    lora_rank: int = setting(16, "rank of the adapters", group="model", low=1)
+    lora_alpha: float = setting(32, "scale of the adapters: they count alpha / rank", group="model", above=0)
+    lora_dropout: float = setting(0.0, "of what the adapters read, in the M-step", group="training", low=0, high=0.9)
+    lora_targets: str = setting(
+        "auto",
+        "what gets adapters. auto: the linear maps of attention and MLP; all-linear: every linear map but the output; or "
+        "their names, separated by commas",
+        group="model",
+    )
+    load_in: str = setting(
+        "none", "4bit or 8bit: the base's weights quantised by bitsandbytes (GPU), for less memory", group="model"
+    )
+    general_file: str | None = setting(
+        None, "a text that is not the data's kind: base NLL on it says what adapting costs elsewhere", group="data"
+    )
+    num_epochs: float = setting(3, "passes over the data", "epochs", "training", above=0)
+    learning_rate: float = setting(5e-4, "peak; small bases take more", group="training", above=0)
+    weight_decay: float = setting(0.0, "AdamW, on adapters and thoughts", group="training", low=0)
+
+    def validate(self) -> None:
+        super().validate()
+        if self.base_model is None:
+            raise ValueError("--base_model: missing; give a directory or a hub id, e.g. --base_model Qwen/Qwen3-0.6B")
+        if self.load_in not in QUANTISED:
+            raise ValueError(f"--load_in {self.load_in}: unknown; there is {', '.join(QUANTISED)}")
+        if not all(name.strip() for name in self.lora_targets.split(",")):
+            raise ValueError(
+                f"--lora_targets {self.lora_targets}: has an empty name; give auto, all-linear or names like q_proj,v_proj"
+            )
+
+    def peak_learning_rate(self) -> float:
+        return self.learning_rate
 
 
+QUANTISED = ("none", "4bit", "8bit")
 TASKS = ("forks", "chains", "circle", "siblings", "countdown")
 TRACKERS = ("tensorboard", "trackio")
 
@@ -206,6 +259,7 @@ class ThinkSettings:
         endless=True,
     )
     seed: int = setting(0, "same seed, same texts", group="thinking", low=0)
+    chat: bool = setting(False, "the prompt is a user's turn: put it into the model's chat template", group="thinking")
     json: bool = setting(False, "print one JSON object per thought instead of columns", group="thinking")
 
     def validate(self) -> None:
@@ -295,6 +349,37 @@ DATASETS = {  # where they live today, and what stands behind each row: rows of 
     "wikitext103": ("hf://datasets/Salesforce/wikitext/wikitext-103-raw-v1/train-*.parquet", "\n"),
     "openwebtext": ("hf://datasets/Skylion007/openwebtext@refs/convert/parquet/plain_text/*train/*.parquet", "\n\n"),
 }
+
+
+@dataclass
+class ExportSettings:
+    """Everything `mot export` can be told."""
+
+    model: str | None = setting(None, "a directory that train_lora_mot.py or train_mot.py wrote", group="what")
+    merge: bool = setting(False, "write a whole model: the base with the adapters in its weights", group="what")
+    gguf: bool = setting(False, "print the command of llama.cpp's converter for a whole model", group="what")
+    outtype: str = setting("f16", "with --gguf: f32, f16, bf16, q8_0 or auto", group="what")
+    output_dir: str | None = setting(
+        None, "with --merge: a new directory; with --gguf: the file's, default the model's"
+    )
+
+    def validate(self) -> None:
+        check_ranges(self)
+        if self.model is None:
+            raise ValueError(
+                "--model: missing; e.g. mot export --model outputs/adapter --merge --output_dir outputs/merged"
+            )
+        if self.merge == self.gguf:
+            raise ValueError(
+                f"--merge or --gguf: {'both are' if self.merge else 'neither is'} given; give one of them, --merge first"
+            )
+        if self.merge and self.output_dir is None:
+            raise ValueError("--output_dir: missing; --merge writes a whole model, say where")
+        if self.outtype not in GGUF_TYPES:
+            raise ValueError(f"--outtype {self.outtype}: unknown; there is {', '.join(GGUF_TYPES)}")
+
+
+GGUF_TYPES = ("f32", "f16", "bf16", "q8_0", "auto")
 
 
 @dataclass

@@ -6,7 +6,9 @@
 
 Plain text has no prompt of its own: a window of L tokens is cut at a branch point that the caller draws. Rows have one,
 between `prompt` and `completion`: prompts are padded on the left and completions on the right, so that a batch has one
-branch point. Shapes: see mot/thoughts.py.
+branch point. Chat rows branch before their last turn. Whatever a tokenizer opens every text with (a beginning-of-text
+token, or nothing) opens windows and prompts here too, so that a model is asked as it was trained. Shapes: see
+mot/thoughts.py.
 
 A file may be larger than memory. It is read in pieces, tokenised once into `cache_dir()/tokens`, and read from there
 through short-lived memory maps. `Batches` is the order in which a run sees its rows.
@@ -33,23 +35,29 @@ from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 from transformers import PreTrainedTokenizerBase
 
-from mot.config import TrainSettings
+from mot.config import AdaptSettings, RunSettings, TrainSettings
 from mot.storage import cache_dir, fetch, sync, whole
 from mot.tokenizer import (
     PIECE,
     SMALLEST_BPE,
     build_tokenizer,
+    chat_prompt,
+    chat_texts,
     complete,
     encode,
     encode_all,
+    encode_chat,
+    ends_turn,
     identity,
     load_tokenizer,
+    opening,
     pieces,
     train_engine,
 )
 
 Pairs = list[tuple[str, str]]  # (prompt, completion)
-FORMAT = 1  # of everything in the cache: a new number makes every old entry unknown
+Prompt = str | list[dict[str, str]] | list[int]  # text, a conversation, or token ids
+FORMAT = 2  # of everything in the cache: a new number makes every old entry unknown
 HALF = re.compile("[\ud800-\udfff]")  # of a surrogate pair: JSON can spell it, UTF-8 cannot
 BLOCK = 2**20  # bytes or characters read at a time
 BPE_BYTES = 2**25  # byte-level BPE is trained on at most so much: it takes 700 bytes for every different word it sees
@@ -60,7 +68,8 @@ class Data:
     """What a run trains on. `notes` are lines to say aloud: sizes reached, rows cut.
 
     `fingerprint` is a sha256 of all tokens, of what is trained on and what is held out, and of their kind: the same for
-    the same data wherever it lies, another if one token or the split differs. `seq_length` is not part of it.
+    the same data wherever it lies, another if one token or the split differs. `seq_length` is not part of it. `general` is
+    text of another kind, to see what training does to that; it is no part of the fingerprint either.
     """
 
     tokenizer: PreTrainedTokenizerBase
@@ -69,6 +78,7 @@ class Data:
     collate: Callable[[list], dict[str, Tensor]]
     notes: list[str]
     fingerprint: str
+    general: "Windows | None" = None
 
 
 # What a run reads from -----------------------------------------------------------------------------------------------
@@ -100,18 +110,23 @@ class Mapped:
 
 
 class Windows(Dataset):
-    """Consecutive windows of `length` tokens of one long text, int64 [length]; `ids` is an integer array or `Mapped`."""
+    """Consecutive windows of `length` tokens of one long text, int64 [length]; `ids` is an integer array or `Mapped`.
 
-    def __init__(self, ids: "np.ndarray | Mapped", length: int):
-        self.ids, self.length = ids, length
+    Each begins with the tokens `first`, which are not the text's.
+    """
+
+    def __init__(self, ids: "np.ndarray | Mapped", length: int, first: list[int] | None = None):
+        self.ids, self.length, self.first = ids, length, np.array(first or [], np.int64)
+        self.step = length - len(self.first)
 
     def __len__(self) -> int:
-        return len(self.ids) // self.length
+        return len(self.ids) // self.step
 
     def __getitem__(self, i: int) -> Tensor:
         if not 0 <= i < len(self):
             raise IndexError(i)
-        return torch.from_numpy(self.ids[i * self.length : (i + 1) * self.length].astype(np.int64))
+        text = self.ids[i * self.step : (i + 1) * self.step].astype(np.int64)
+        return torch.from_numpy(np.concatenate([self.first, text]))
 
     def tokens(self) -> int:
         return len(self) * self.length
@@ -199,14 +214,27 @@ class Batches(Sampler[list[int]]):
 # From what the settings name to Data ---------------------------------------------------------------------------------
 
 
-def load_data(settings: TrainSettings, task_rows: tuple[Pairs, Pairs] | None = None) -> Data:
+def load_data(
+    settings: RunSettings,
+    task_rows: tuple[Pairs, Pairs] | None = None,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+) -> Data:
     """Read, tokenise and split what the settings name; a task's (training, held-out) rows are given.
 
-    A file without `--eval_file` is split by its characters, or rows: the last tenth is held out. What was tokenised before
-    is taken from the cache. Raises ValueError naming the flag, the line and the way out.
+    Without a `tokenizer` the settings say which. A file without `--eval_file` is split by its characters, or rows: the last
+    tenth is held out. What was tokenised before is taken from the cache. Raises ValueError naming the flag, the line and
+    the way out.
     """
-    if task_rows:
-        return _task_data(settings, *task_rows)
+    data = _task_data(settings, *task_rows, tokenizer) if task_rows else _file_data(settings, tokenizer)
+    if isinstance(settings, AdaptSettings) and settings.general_file:
+        source = read_source(settings.general_file, "--general_file", "text")
+        part = tokenised(source, 0, source.count, data.tokenizer, source.where)
+        _check(settings, data.tokenizer, part, source.where, 0, data.notes)
+        data.general = _dataset(settings, data.tokenizer, part)
+    return data
+
+
+def _file_data(settings: RunSettings, tokenizer: PreTrainedTokenizerBase | None) -> Data:
     kind = "rows" if settings.train_file.endswith(".jsonl") else "text"
     if settings.eval_file and settings.eval_file.endswith(".jsonl") != (kind == "rows"):
         raise ValueError(
@@ -216,6 +244,8 @@ def load_data(settings: TrainSettings, task_rows: tuple[Pairs, Pairs] | None = N
     sources = [read_source(getattr(settings, flag[2:]), flag, kind) for flag in flags]
     first, count = sources[0], sources[0].count
     if settings.eval_file:
+        if sources[1].kind != first.kind:
+            raise ValueError(f"{sources[1].where}: must be of the kind of --train_file; one of them has `messages`")
         parts = [(s, 0, s.count, s.where) for s in sources]
     elif kind == "rows" and count < 2:
         raise ValueError(f"{first.where}: one row cannot be split; give more rows, or --eval_file")
@@ -223,18 +253,25 @@ def load_data(settings: TrainSettings, task_rows: tuple[Pairs, Pairs] | None = N
         cut = count * 9 // 10
         held_out = first.where + (" (last 10 %)" if kind == "text" else "")
         parts = [(first, 0, cut, first.where), (first, cut, count, held_out)]
-    tokenizer, notes = _tokenizer(settings, sources)
+    tokenizer, notes = (tokenizer, []) if tokenizer else _tokenizer(settings, sources)
+    if first.kind == "chat" and not tokenizer.chat_template:
+        raise ValueError(f"{first.where}: has `messages`, {NO_TEMPLATE}")
     cached = []
     for source, start, stop, where in parts:
         cached.append(tokenised(source, start, stop, tokenizer, where))
-        before = start if source.kind == "rows" else 0
-        _check(settings, cached[-1], where, before, notes)
+        before = 0 if source.kind == "text" else start
+        _check(settings, tokenizer, cached[-1], where, before, notes)
     return _data(settings, tokenizer, cached, notes)
 
 
-def _task_data(settings: TrainSettings, train: Pairs, held_out: Pairs) -> Data:
+NO_TEMPLATE = "and the tokenizer has no chat template; give rows with `prompt` and `completion`, or another tokenizer"
+
+
+def _task_data(settings: RunSettings, train: Pairs, held_out: Pairs, tokenizer: PreTrainedTokenizerBase | None) -> Data:
     where = f"--task {settings.task}"
-    if settings.tokenizer:
+    if tokenizer:
+        pass
+    elif settings.tokenizer:
         tokenizer = load_tokenizer(settings.tokenizer, settings.num_thoughts)
     else:  # a task's answers are symbols, one token each
         texts = chain.from_iterable(train + held_out)
@@ -245,27 +282,34 @@ def _task_data(settings: TrainSettings, train: Pairs, held_out: Pairs) -> Data:
         bounds = np.cumsum([0, *map(len, ids)]).astype("<i8")
         ids = np.concatenate(ids).astype(_dtype(tokenizer))
         parts.append(Tokens(ids, bounds, (_sha256(ids.tobytes()), _sha256(bounds.tobytes()))))
-        _check(settings, parts[-1], where, before, notes)
+        _check(settings, tokenizer, parts[-1], where, before, notes)
     return _data(settings, tokenizer, parts, notes)
 
 
-def _data(settings: TrainSettings, tokenizer: PreTrainedTokenizerBase, parts: "list[Tokens]", notes: list[str]) -> Data:
-    train, held_out = (_dataset(settings, part) for part in parts)
+def _data(settings: RunSettings, tokenizer: PreTrainedTokenizerBase, parts: "list[Tokens]", notes: list[str]) -> Data:
+    train, held_out = (_dataset(settings, tokenizer, part) for part in parts)
     text = isinstance(train, Windows)
     collate = collate_windows if text else partial(collate_rows, pad=tokenizer.pad_token_id)
     fingerprint = _sha256(json.dumps(["text" if text else "rows", *(part.sha256 for part in parts)]).encode())
     return Data(tokenizer, train, held_out, collate, notes, fingerprint)
 
 
-def _dataset(settings: TrainSettings, part: "Tokens") -> Windows | Rows:
+def _dataset(settings: RunSettings, tokenizer: PreTrainedTokenizerBase, part: "Tokens") -> Windows | Rows:
     if part.bounds is None:
-        return Windows(part.ids, settings.seq_length)
+        return Windows(part.ids, settings.seq_length, opening(tokenizer))
     return Rows(part.ids, part.bounds, settings.seq_length)
 
 
-def _check(settings: TrainSettings, part: "Tokens", where: str, before: int, notes: list[str]) -> None:
+def _check(
+    settings: RunSettings,
+    tokenizer: PreTrainedTokenizerBase,
+    part: "Tokens",
+    where: str,
+    before: int,
+    notes: list[str],
+) -> None:
     """Does `seq_length` suit the part? Its first row is row `before` of the file."""
-    data, L = _dataset(settings, part), settings.seq_length
+    data, L = _dataset(settings, tokenizer, part), settings.seq_length
     if isinstance(data, Windows):
         if not len(data):
             raise ValueError(
@@ -291,6 +335,8 @@ def _tokenizer(settings: TrainSettings, sources: "list[Source]") -> tuple[PreTra
     if settings.tokenizer:
         return load_tokenizer(settings.tokenizer, settings.num_thoughts), []
     kind, characters = sources[0].kind, settings.vocab_size < SMALLEST_BPE
+    if kind == "chat":
+        raise ValueError(f"{sources[0].where}: has `messages`, {NO_TEMPLATE}")
     read = sources if kind == "rows" else sources[:1]
     every = 1 if characters else -(-sum(os.path.getsize(s.path) for s in read) // BPE_BYTES)
     about = {
@@ -313,16 +359,45 @@ def _tokenizer(settings: TrainSettings, sources: "list[Source]") -> tuple[PreTra
     return tokenizer, notes
 
 
-def encode_prompts(tokenizer: PreTrainedTokenizerBase, prompts: list[str], where: str = "--prompt") -> list[list[int]]:
-    """Prompts' ids; the end-of-text token stands for an empty prompt, for there must be a last position to route from."""
-    return [ids or [tokenizer.eos_token_id] for ids in encode(tokenizer, prompts, where)]
+def encode_prompts(
+    tokenizer: PreTrainedTokenizerBase, prompts: list[Prompt], where: str = "--prompt"
+) -> list[list[int]]:
+    """Prompts' ids, as training reads them: text behind the tokenizer's opening, a conversation as its template has it.
+
+    The end-of-text token stands for an empty prompt, for there must be a last position to route from. Ids stay as they are.
+    """
+    first = opening(tokenizer)
+    texts = iter(encode(tokenizer, [p for p in prompts if isinstance(p, str)], where))
+    rows = []
+    for prompt in prompts:
+        if isinstance(prompt, str):
+            rows.append(first + next(texts))
+        elif prompt and isinstance(prompt[0], dict):
+            rows.append(encode_chat(tokenizer, chat_prompt(tokenizer, prompt)))
+        else:
+            rows.append(list(prompt))
+    return [row or [tokenizer.eos_token_id] for row in rows]
 
 
 def _encode_rows(tokenizer: PreTrainedTokenizerBase, texts: Iterable[str], where: str) -> Iterator[np.ndarray]:
     """Prompts and completions in turn, to ids: prompts as in `encode_prompts`, completions with the end-of-text token."""
-    end = tokenizer.eos_token_id
+    first, end = opening(tokenizer), tokenizer.eos_token_id
     for i, ids in enumerate(encode_all(tokenizer, texts, where)):
-        yield np.append(ids, end) if i % 2 or not len(ids) else ids
+        row = [ids, [end]] if i % 2 else [first, ids] if first or len(ids) else [[end]]
+        yield np.concatenate(row).astype(np.int64)
+
+
+def _encode_chats(tokenizer: PreTrainedTokenizerBase, chats: Iterable[list[dict]], where: str) -> Iterator[np.ndarray]:
+    """Prompts and completions of conversations in turn, to ids. A last turn that has no end gets the end-of-text token."""
+    for messages in chats:
+        try:
+            prompt, completion = (encode_chat(tokenizer, text) for text in chat_texts(tokenizer, messages))
+        except ValueError as e:
+            raise ValueError(f"{where}: {str(messages)[:80]}...: {e}") from None
+        if not ends_turn(tokenizer, completion[-1]):
+            completion.append(tokenizer.eos_token_id)
+        yield np.array(prompt, np.int64)
+        yield np.array(completion, np.int64)
 
 
 # Files --------------------------------------------------------------------------------------------------------------
@@ -330,11 +405,11 @@ def _encode_rows(tokenizer: PreTrainedTokenizerBase, texts: Iterable[str], where
 
 @dataclass(frozen=True)
 class Source:
-    """A file that was looked through and found good. `count` is its characters (kind "text") or its rows ("rows")."""
+    """A file that was looked through and found good. `count` is its characters (kind "text") or its rows."""
 
     where: str  # flag and path as the user gave them
     path: str  # where it lies on this machine
-    kind: str
+    kind: str  # "text", "rows" or "chat"
     sha256: str
     count: int
     changed: int  # nanoseconds since 1970
@@ -343,7 +418,7 @@ class Source:
 def read_source(path: str, flag: str, kind: str) -> Source:
     """Fetch, hash and check a file, little of it in memory; a content that was checked before is hashed only.
 
-    Raises ValueError naming `flag` if it is missing, empty, binary or not UTF-8, and for rows that `read_rows` refuses.
+    Rows whose first has `messages` are of kind "chat". Raises ValueError naming `flag` if it is missing, empty, binary or not UTF-8, and for rows that `read_rows` refuses.
     """
     local, where = fetch(path, flag), f"{flag} {path}"
     if not os.path.isfile(local):
@@ -354,12 +429,16 @@ def read_source(path: str, flag: str, kind: str) -> Source:
 
     def count() -> str:
         characters = check_text(local, where)
-        return str(characters if kind == "text" else sum(1 for _ in read_rows(local, where)))
+        if kind == "text":
+            return f"text {characters}"
+        if next((isinstance(row, dict) and "messages" in row for _, row in _json_lines(local, where)), False):
+            return f"chat {sum(1 for _ in read_chats(local, where))}"
+        return f"rows {sum(1 for _ in read_rows(local, where))}"
 
-    found = int(remembered({"format": FORMAT, "file": digest, "count": kind}, count))
-    if not found:
+    its_kind, found = remembered({"format": FORMAT, "file": digest, "count": kind}, count).split()
+    if not int(found):
         raise ValueError(f"{where}: is empty; give a file with text in it")
-    return Source(where, local, kind, digest, found, changed)
+    return Source(where, local, its_kind, digest, int(found), changed)
 
 
 def check_text(path: str, where: str) -> int:
@@ -391,26 +470,51 @@ def check_text(path: str, where: str) -> int:
     return characters
 
 
-def read_rows(path: str, where: str) -> Iterator[tuple[str, str]]:
-    """(prompt, completion) of every line of a .jsonl file. Raises ValueError beginning with `where` and the line."""
+def _json_lines(path: str, where: str) -> Iterator[tuple[int, object]]:
     with open(path, encoding="utf-8-sig", newline="\n") as file:
         for number, line in enumerate(file, 1):
             if not line.strip():
                 continue
             try:
-                row = json.loads(line)
+                yield number, json.loads(line)
             except json.JSONDecodeError as e:
                 raise ValueError(f"{where}: line {number} is not JSON ({e.msg}); mend or remove it") from None
-            for key in ("prompt", "completion"):
-                if not isinstance(row, dict) or not isinstance(row.get(key), str):
-                    raise ValueError(
-                        f'{where}: line {number} has no text `{key}`; every row needs {{"prompt": "...", "completion": "..."}}'
-                    )
-            if HALF.search(row["prompt"] + row["completion"]):
-                raise ValueError(f"{where}: line {number} has half of a surrogate pair; mend or remove it")
-            if not row["completion"]:
-                raise ValueError(f"{where}: line {number} has an empty `completion`; mend or remove it")
-            yield row["prompt"], row["completion"]
+
+
+def read_rows(path: str, where: str) -> Iterator[tuple[str, str]]:
+    """(prompt, completion) of every line of a .jsonl file. Raises ValueError beginning with `where` and the line."""
+    for number, row in _json_lines(path, where):
+        for key in ("prompt", "completion"):
+            if not isinstance(row, dict) or not isinstance(row.get(key), str):
+                raise ValueError(
+                    f'{where}: line {number} has no text `{key}`; every row needs {{"prompt": "...", "completion": "..."}}'
+                )
+        if HALF.search(row["prompt"] + row["completion"]):
+            raise ValueError(f"{where}: line {number} has half of a surrogate pair; mend or remove it")
+        if not row["completion"]:
+            raise ValueError(f"{where}: line {number} has an empty `completion`; mend or remove it")
+        yield row["prompt"], row["completion"]
+
+
+def read_chats(path: str, where: str) -> Iterator[list[dict[str, str]]]:
+    """The messages of every line of a .jsonl file. Raises ValueError beginning with `where` and the line."""
+    for number, row in _json_lines(path, where):
+        messages = row.get("messages") if isinstance(row, dict) else None
+        fine = isinstance(messages, list) and all(
+            isinstance(m, dict) and isinstance(m.get("role"), str) and isinstance(m.get("content"), str)
+            for m in messages
+        )
+        if not fine:
+            raise ValueError(
+                f'{where}: line {number} has no `messages`; every row needs {{"messages": [{{"role": "user", "content": "..."}}, ...]}}'
+            )
+        if len(messages) < 2 or messages[-1]["role"] != "assistant" or not messages[-1]["content"].strip():
+            raise ValueError(
+                f"{where}: line {number} does not end with an answer of the assistant to something; mend or remove it"
+            )
+        if any(HALF.search(m["content"]) for m in messages):
+            raise ValueError(f"{where}: line {number} has half of a surrogate pair; mend or remove it")
+        yield messages
 
 
 def _blocks(path: str, start: int, stop: int) -> Iterator[str]:
@@ -450,6 +554,7 @@ def tokenised(source: Source, start: int, stop: int, tokenizer: PreTrainedTokeni
     Raises ValueError naming `where` for an unknown character, and if the cache cannot be written.
     """
     dtype, names = _dtype(tokenizer), ["ids"] if source.kind == "text" else ["ids", "bounds"]
+    template = {"template": _sha256(str(tokenizer.chat_template).encode())} if source.kind == "chat" else {}
     about = {
         "format": FORMAT,
         "file": source.sha256,
@@ -458,7 +563,7 @@ def tokenised(source: Source, start: int, stop: int, tokenizer: PreTrainedTokeni
         "to": stop,
         "tokenizer": _sha256(identity(tokenizer).encode()),
         "dtype": dtype,
-    }
+    } | template
     entry = cache_dir() / "tokens" / _key(about)
     if not _sound(entry, about, names):
         try:
@@ -466,9 +571,7 @@ def tokenised(source: Source, start: int, stop: int, tokenizer: PreTrainedTokeni
             with open(entry.with_suffix(".lock"), "w") as lock:
                 fcntl.flock(lock, fcntl.LOCK_EX)  # the system lets go of it however a process ends
                 if not _sound(entry, about, names):
-                    texts = _texts(source, start, stop)
-                    encoder = encode_all if source.kind == "text" else _encode_rows
-                    _build(entry, about, names, encoder(tokenizer, texts, where), source)
+                    _build(entry, about, names, _encoded(source, start, stop, tokenizer, where), source)
         except OSError as e:
             raise ValueError(
                 f"{source.where}: its tokens cannot be kept in {cache_dir()} ({e.strerror}); "
@@ -477,6 +580,15 @@ def tokenised(source: Source, start: int, stop: int, tokenizer: PreTrainedTokeni
     ids = Mapped(entry / "ids", dtype)
     bounds = Mapped(entry / "bounds", "<i8") if "bounds" in names else None
     return Tokens(ids, bounds, tuple(json.loads((entry / "meta.json").read_text())["sha256"].values()))
+
+
+def _encoded(
+    source: Source, start: int, stop: int, tokenizer: PreTrainedTokenizerBase, where: str
+) -> Iterator[np.ndarray]:
+    if source.kind == "chat":
+        return _encode_chats(tokenizer, islice(read_chats(source.path, source.where), start, stop), where)
+    encoder = encode_all if source.kind == "text" else _encode_rows
+    return encoder(tokenizer, _texts(source, start, stop), where)
 
 
 def _build(entry: Path, about: dict, names: list[str], chunks: Iterator[np.ndarray], source: Source) -> None:

@@ -26,6 +26,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from mot.adapt import ADAPTER, open_adapter
 from mot.config import TrainSettings
 from mot.thoughts import draw_words, mixture_nll, oracle_nll, specialisation
 from mot.tokenizer import thought_ids
@@ -172,6 +173,41 @@ def base_logprobs(model: PreTrainedModel, batch: dict[str, Tensor], pad: int) ->
 
 
 @torch.no_grad()
+def require_branching(model: PreTrainedModel, thoughts: list[int], where: str) -> None:
+    """Raise ValueError, beginning with `where`, if the model is none that thoughts can branch from.
+
+    Tried on a few tokens: nothing may depend on later tokens, and continuations that share a prompt's cache, padded as in
+    a batch, must score as whole rows do.
+    """
+    g = torch.Generator().manual_seed(0)
+    ids = torch.randint(min(thoughts, default=model.config.vocab_size), (2, 12), generator=g).to(model.device)
+    batch = {"prompt": ids[:, :7], "completion": ids[:, 7:], "completion_mask": torch.ones_like(ids[:, 7:])}
+    batch["prompt_mask"] = torch.ones_like(ids[:, :7])
+    batch["prompt_mask"][1, :2] = 0
+    tolerance = 1e-3 if model.dtype == torch.float32 else 0.2
+    what, two = f"{where}: a {type(model).__name__} cannot have thoughts", thoughts[:2]
+    try:
+        with evaluating(model):
+            logits, shorter = (model(input_ids=part, use_cache=False).logits for part in (ids, ids[:, :9]))
+            if (logits[:, :9] - shorter).abs().mean() > tolerance:
+                raise ValueError(f"{what}: it reads later tokens, so it is not a causal language model; give another")
+            if not thoughts:
+                return
+            shared_BM = thought_logprobs(model, batch, two)[0].sum(-1)
+            for k, thought in enumerate(two):
+                layout = lay_out(batch, torch.full((2, 1), thought, device=ids.device), thought)
+                layout.pop("labels")
+                logp_BTV = model(**layout, use_cache=False).logits[:, 7:-1].float().log_softmax(-1)
+                whole_B = logp_BTV.gather(-1, batch["completion"][..., None]).sum((1, 2))
+                if (shared_BM[:, k] - whole_B).abs().mean() > 5 * tolerance:
+                    raise ValueError(
+                        f"{what}: continuations that share a prompt's cache score otherwise than whole rows"
+                    )
+    except (TypeError, AttributeError, NotImplementedError, IndexError) as e:
+        raise ValueError(f"{what}: it cannot share a prompt between them ({' '.join(str(e).split())[:120]})") from None
+
+
+@torch.no_grad()
 def score(
     model: PreTrainedModel, batch: dict[str, Tensor], thoughts: list[int], pad: int, thought_length: int = 1
 ) -> dict[str, Tensor]:
@@ -219,7 +255,7 @@ def evaluating(model: PreTrainedModel) -> Iterator[None]:
 def load_model(path: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, list[int]]:
     """(model in eval mode, on the accelerator if there is one; tokenizer; thought token ids) of a directory.
 
-    No ids for a model without thoughts.
+    The directory holds a whole model, or an adapter whose base is then loaded, too. No ids for a model without thoughts.
 
     Raises ValueError where there is no such model or it is half-written.
     """
@@ -227,6 +263,18 @@ def load_model(path: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, lis
         raise ValueError(
             f"--model {path}: no such directory; give the --output_dir of a finished training run, or fetch a model with `hf download`"
         )
+    if (Path(path) / ADAPTER).is_file():
+        adapted, tokenizer = open_adapter(path)
+        model = adapted.get_base_model()  # the base itself, with the adapter inside
+    else:
+        model, tokenizer = _load_whole(path)
+    tokenizer.padding_side = "left"
+    if not getattr(model, "is_quantized", False):
+        model = model.to(torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu")
+    return model.eval(), tokenizer, getattr(model.config, "mot", {"thought_token_ids": []})["thought_token_ids"]
+
+
+def _load_whole(path: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     if not (Path(path) / "config.json").is_file():
         raise ValueError(
             f"--model {path}: holds no model (no config.json); give the --output_dir of a finished training run"
@@ -234,13 +282,6 @@ def load_model(path: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, lis
     try:
         # Neither pickles (.bin) nor code that lies in the directory (auto_map): loading a model must not run anything.
         model = AutoModelForCausalLM.from_pretrained(path, use_safetensors=True, trust_remote_code=False)
-        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
+        return model, AutoTokenizer.from_pretrained(path, trust_remote_code=False)
     except (OSError, ValueError, SafetensorError) as e:
         raise ValueError(f"--model {path}: cannot be loaded ({' '.join(str(e).split())[:160]})") from None
-    tokenizer.padding_side = "left"
-    device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
-    return (
-        model.to(device).eval(),
-        tokenizer,
-        getattr(model.config, "mot", {"thought_token_ids": []})["thought_token_ids"],
-    )

@@ -11,7 +11,7 @@ import shlex
 import statistics
 from pathlib import Path
 
-from mot.config import TrainSettings
+from mot.config import AdaptSettings, TrainSettings
 from mot.pictures import page, write_pictures
 from mot.tracking import METRICS, SAMPLES, read_metrics
 
@@ -24,6 +24,7 @@ LOSSES = {
 }
 NUMBERS = {
     "eval_base_nll": ("base NLL", "nats per token", ".4f"),
+    "eval_general_nll": ("base NLL on other text", "nats per token", ".4f"),
     "eval_mixture_nll": ("mixture NLL", "nats per token", ".4f"),
     "eval_oracle_nll": ("oracle NLL", "nats per token", ".4f"),
     "eval_specialisation": ("specialisation", "0 to 1", ".3f"),
@@ -92,7 +93,7 @@ def _first_and_last_samples(samples: list[dict]) -> list[dict]:
 
 def _settings(settings: dict) -> dict[bool, list[tuple[str, object, str]]]:
     """(name, value, unit), apart by whether the run chose the value (True) or took the default."""
-    fields = {f.name: f for f in dataclasses.fields(TrainSettings)}
+    fields = {f.name: f for f in dataclasses.fields(AdaptSettings if "base_model" in settings else TrainSettings)}
     rows = {True: [], False: []}
     for name, value in settings.items():
         chosen = name not in fields or value != fields[name].default
@@ -239,6 +240,7 @@ def summary(steps: int, seconds: float, metrics: dict[str, float]):
 
     names = {
         "eval_base_nll": "base NLL",
+        "eval_general_nll": "base NLL on other text",
         "eval_mixture_nll": "mixture NLL",
         "eval_oracle_nll": "oracle NLL",
         "eval_specialisation": "specialisation",

@@ -27,7 +27,7 @@ from transformers import (
     TopPLogitsWarper,
 )
 
-from mot.data import collate_rows, encode_prompts
+from mot.data import Prompt, collate_rows, encode_prompts
 from mot.model import load_model, prefill, read_thought, score
 from mot.thoughts import choose_thoughts, word_index
 from mot.tokenizer import encode
@@ -79,6 +79,13 @@ class MixtureOfThoughts:
         """W = N ** L, the number of words they can write: N where a thought is one token."""
         return self.num_thoughts**self.thought_length
 
+    @property
+    def ends(self) -> list[int]:
+        """Tokens that end a text: the tokenizer's end-of-text token and what else the model stops at, as at a turn's end."""
+        also = self.model.generation_config.eos_token_id
+        also = [] if also is None else also if isinstance(also, list) else [also]
+        return list(dict.fromkeys([self.tokenizer.eos_token_id, *also]))
+
     def tokens_of(self, index: int) -> list[int]:
         """Thought token ids [L] of a thought by its index, 0 .. W - 1: its digits in base N, the highest first."""
         N = self.num_thoughts
@@ -86,7 +93,7 @@ class MixtureOfThoughts:
 
     def think(
         self,
-        prompt: str,
+        prompt: Prompt,
         num_thoughts: int | None = None,
         max_new_tokens: int = 120,
         temperature: float = 0.7,
@@ -97,6 +104,9 @@ class MixtureOfThoughts:
         seed: int = 0,
     ) -> list[Thought]:
         """K = `num_thoughts` continuations (default: N), the most probable thought first.
+
+        `prompt` is a text; or, of a model with a chat template, a conversation `[{"role": "user", "content": "..."}]`; or
+        token ids, read as they are.
 
         There are W = N different thoughts, or N ** L where a thought is a word of L tokens.
         K < W: K different thoughts, picked with `creativity` (0 the most probable, 1 by the router, large any). Of words,
@@ -112,7 +122,7 @@ class MixtureOfThoughts:
     @torch.no_grad()
     def think_batch(
         self,
-        prompts: list[str],
+        prompts: list[Prompt],
         num_thoughts: int | None = None,
         max_new_tokens: int = 120,
         temperature: float = 0.7,
@@ -156,6 +166,8 @@ class MixtureOfThoughts:
         if self.thoughts:
             columns = self._tokens(words_BKL)
             prompt_ids, mask = torch.cat([prompt_ids, columns], 1), torch.cat([mask, torch.ones_like(columns)], 1)
+        elif any(cache.is_sliding):
+            cache = None  # a window's cache cannot give a token back, see below: the prompt is computed again
         else:
             # generate wants a token that the cache lacks; without thoughts that is the prompt's own last one
             cache.crop(-1)
@@ -174,10 +186,8 @@ class MixtureOfThoughts:
             max_new_tokens=max_new_tokens,
             do_sample=False,  # the draw is ours: argmax after Draw
             suppress_tokens=self.thoughts or None,
-            eos_token_id=self.tokenizer.eos_token_id,
-            pad_token_id=self.tokenizer.pad_token_id
-            if self.tokenizer.pad_token_id is not None
-            else self.tokenizer.eos_token_id,
+            eos_token_id=self.ends,
+            pad_token_id=self._pad(),
         )
         out = self.model.generate(
             prompt_ids,
@@ -198,7 +208,7 @@ class MixtureOfThoughts:
         batch: dict[str, Tensor],
         router_BN: Tensor,
         cache,
-        prompts: list[str],
+        prompts: list[Prompt],
         K: int,
         creativity: float,
         seed: int,
@@ -233,21 +243,20 @@ class MixtureOfThoughts:
         return torch.tensor(self.thoughts)[words_BKL].flatten(0, 1).to(self.model.device)
 
     def _thought(self, k: int, probability: float, token_ids: list[int], logp: list[float]) -> Thought:
-        end = self.tokenizer.eos_token_id
-        length = token_ids.index(end) + 1 if end in token_ids else len(token_ids)
-        said = token_ids[: length - (token_ids[length - 1] == end)]
+        length = next((i for i, token in enumerate(token_ids, 1) if token in self.ends), len(token_ids))
+        said = token_ids[: length - (token_ids[length - 1] in self.ends)]
         text = self.tokenizer.decode(said, skip_special_tokens=True)
         return Thought(k, probability, sum(logp[:length]) / length, text, tuple(said))
 
     @torch.no_grad()
-    def route(self, prompt: str) -> Tensor:
+    def route(self, prompt: Prompt) -> Tensor:
         """p(k | prompt) [N], sums to 1: the next-token softmax at the last prompt position, restricted to thought tokens.
 
         Of words, k is the first token.
         """
         return self._prefill([prompt])[1][0].softmax(-1)
 
-    def nll(self, prompt: str, completion: str) -> dict[str, float]:
+    def nll(self, prompt: Prompt, completion: str) -> dict[str, float]:
         """{"base", "mixture", "oracle"}: nats per token of `completion`. Oracle is the best thought chosen afterwards.
 
         Of words, mixture and oracle are estimates from N of them: see mot.model.score.
@@ -268,7 +277,7 @@ class MixtureOfThoughts:
     def _pad(self) -> int:
         return self.tokenizer.pad_token_id if self.tokenizer.pad_token_id is not None else self.tokenizer.eos_token_id
 
-    def _prefill(self, prompts: list[str]):
+    def _prefill(self, prompts: list[Prompt]):
         """(batch, router logits [B, N], cache). One forward over the prompts, whatever K."""
         batch = collate_rows([(ids, []) for ids in encode_prompts(self.tokenizer, prompts)], pad=self._pad())
         batch = {name: t.to(self.model.device) for name, t in batch.items()}
@@ -282,7 +291,7 @@ def _follow(cache, row_BK: Tensor, R: int) -> None:
     cache.batch_select_indices(index_BK.flatten().to(cache.layers[0].keys.device))
 
 
-def generator_of(seed: int, prompt: str, use: str) -> torch.Generator:
+def generator_of(seed: int, prompt: Prompt, use: str) -> torch.Generator:
     digest = hashlib.sha256(f"{seed}\0{use}\0{prompt}".encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
 

@@ -100,13 +100,53 @@ def add_thoughts(tokenizer: PreTrainedTokenizerBase, num_thoughts: int) -> PreTr
     """Add the thought tokens; none for one thought, which is a plain language model."""
     if num_thoughts > 1:
         names = [thought_token(k) for k in range(num_thoughts)]
-        tokenizer.add_special_tokens({"additional_special_tokens": names})
+        # Otherwise they would take the place of a chat model's own, <|im_start|> and the like.
+        tokenizer.add_special_tokens({"additional_special_tokens": names}, replace_extra_special_tokens=False)
     return tokenizer
 
 
 def thought_ids(tokenizer: PreTrainedTokenizerBase, num_thoughts: int) -> list[int]:
     """Token ids of the N thoughts; empty for N = 1."""
     return [] if num_thoughts == 1 else tokenizer.convert_tokens_to_ids([thought_token(k) for k in range(num_thoughts)])
+
+
+def opening(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """What the tokenizer puts before every text: a beginning-of-text token, or nothing. Prompts and windows begin with it."""
+    plain, special = (tokenizer("a", add_special_tokens=added)["input_ids"] for added in (False, True))
+    return next(special[:i] for i in range(len(special)) if special[i : i + len(plain)] == plain)
+
+
+def chat_prompt(tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, str]]) -> str:
+    """A conversation as the chat template writes it, up to where the assistant is to speak. Raises ValueError."""
+    return _template(tokenizer, messages, add_generation_prompt=True)
+
+
+def chat_texts(tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, str]]) -> tuple[str, str]:
+    """(prompt, completion) of a conversation: all turns before the last, and the last with its end. Raises ValueError."""
+    prompt, whole = chat_prompt(tokenizer, messages[:-1]), _template(tokenizer, messages, add_generation_prompt=False)
+    # Some templates write earlier turns differently once there is a later one, e.g. without their reasoning.
+    return prompt, whole.removeprefix(prompt).rstrip() if whole.startswith(prompt) else messages[-1]["content"]
+
+
+def _template(tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, str]], add_generation_prompt: bool) -> str:
+    from jinja2 import TemplateError
+
+    if not tokenizer.chat_template:
+        raise ValueError(f"the tokenizer {tokenizer.name_or_path} has no chat template; give a prompt of plain text")
+    try:
+        return tokenizer.apply_chat_template(messages, add_generation_prompt=add_generation_prompt, tokenize=False)
+    except TemplateError as e:
+        raise ValueError(f"the tokenizer's chat template refuses it ({e}); mend or remove it") from None
+
+
+def encode_chat(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    """What a chat template wrote, to ids: special tokens spelt out in it are special, and it brings its own opening."""
+    return tokenizer(text, add_special_tokens=False)["input_ids"]
+
+
+def ends_turn(tokenizer: PreTrainedTokenizerBase, token_id: int) -> bool:
+    """Is it a token that a template writes, and nobody says?"""
+    return token_id in tokenizer.added_tokens_decoder and tokenizer.added_tokens_decoder[token_id].special
 
 
 def identity(tokenizer: PreTrainedTokenizerBase) -> str:

@@ -26,7 +26,7 @@ from rich.table import Column
 from transformers import TrainerCallback
 from transformers.integrations import TensorBoardCallback, TrackioCallback, WandbCallback
 
-from mot.config import TrainSettings
+from mot.config import RunSettings
 
 PROJECT = "mixture-of-thoughts"
 METRICS, SAMPLES = "metrics.jsonl", "samples.jsonl"
@@ -152,7 +152,7 @@ def surviving(path: Path, warned: set[Path]) -> Iterator[None]:
 # Trackers ----------------------------------------------------------------------------------------------------------
 
 
-def require(settings: TrainSettings) -> None:
+def require(settings: RunSettings) -> None:
     """Raise ValueError, before anything is written, if the tracker asked for is not installed or not logged in."""
     if settings.track and importlib.util.find_spec(settings.track) is None:
         raise ValueError(
@@ -175,7 +175,7 @@ def require(settings: TrainSettings) -> None:
         raise ValueError(f"--use_wandb: not logged in; {way_out}")
 
 
-def trackers(settings: TrainSettings, output_dir: str) -> list[TrainerCallback]:
+def trackers(settings: RunSettings, output_dir: str) -> list[TrainerCallback]:
     """The callbacks of the trackers that `settings` ask for."""
     asked = [Wandb(asdict(settings))] if settings.use_wandb else []
     if settings.track == "tensorboard":

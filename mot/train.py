@@ -1,8 +1,9 @@
 """Train a mixture of thoughts, from settings to a directory that plain transformers loads.
 
     result = train(TrainSettings(train_file="data/shakespeare.txt", vocab_size=100, hidden_size=128, num_layers=2))
+    result = train(AdaptSettings(base_model="Qwen/Qwen3-0.6B", train_file="data/rows.jsonl"))
 
-Reads the data, claims the output directory, goes on from a checkpoint if told to, runs mot.trainer, publishes the model. The
+From nothing, or from a base by adapters: what differs is the tokenizer, the model, and what is saved of it. Reads the data, claims the output directory, goes on from a checkpoint if told to, runs mot.trainer, publishes the model. The
 same function runs in every process of `torchrun`; the first of them writes.
 """
 
@@ -18,21 +19,33 @@ from pathlib import Path
 
 import torch
 
-from mot import tasks
-from mot.checkpoint import HISTORY, WRITE_ERRORS, claim, differences, disk_is_full, find, publish, require_space
-from mot.config import TrainSettings
+from mot import adapt, tasks
+from mot.checkpoint import (
+    CONFIGURATIONS,
+    HISTORY,
+    WRITE_ERRORS,
+    claim,
+    differences,
+    disk_is_full,
+    find,
+    publish,
+    require_space,
+)
+from mot.config import AdaptSettings, RunSettings
 from mot.data import Data, Windows, load_data
 from mot.interrupt import Interruption
-from mot.model import build_model
+from mot.model import build_model, require_branching
 from mot.storage import Mirror, is_remote
-from mot.tracking import RunLog, require, trackers
+from mot.tracking import METRICS, RunLog, read_metrics, require, trackers
 from mot.trainer import DIVERSITY_FROM, DIVERSITY_SHARE, DIVERSITY_THOUGHTS, MixtureTrainer
 
 LIBRARIES = 0.5 * 2**30  # bytes, resident once torch and transformers are imported
 # A checkpoint may be gone on from with other values of these: where data lie (not which), and how they are computed.
-FREE = {"train_file", "eval_file", "tokenizer", "num_epochs", "max_steps", "num_workers", "save_memory"}
+FREE = {"train_file", "eval_file", "general_file", "tokenizer", "base_model", "num_epochs", "max_steps"}
+FREE |= {"num_workers", "save_memory"}
 # And never of these.
 SHAPE = {"hidden_size", "num_layers", "num_heads", "num_thoughts", "thought_length", "tokenizer entries", "fsdp"}
+SHAPE |= {"base", "lora_rank", "lora_targets"}
 
 
 @dataclass
@@ -47,7 +60,7 @@ class Result:
     notes: list[str]
 
 
-def train(settings: TrainSettings) -> Result | None:
+def train(settings: RunSettings) -> Result | None:
     """Run what `settings` say and return where it is; None after --dry_run, and in all processes but the first.
 
     Raises ValueError for a user's mistake before anything is written, and when training cannot go on (no memory, no disk,
@@ -68,7 +81,7 @@ def train(settings: TrainSettings) -> Result | None:
             raise ValueError(out_of_memory(settings, e)) from None
 
 
-def _train(settings: TrainSettings, interruption: Interruption, scratch: str) -> Result | None:
+def _train(settings: RunSettings, interruption: Interruption, scratch: str) -> Result | None:
     settings.validate()
     rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     if settings.fp16 and not torch.cuda.is_available():
@@ -76,8 +89,12 @@ def _train(settings: TrainSettings, interruption: Interruption, scratch: str) ->
     if settings.fsdp and world == 1:
         raise ValueError("--fsdp: shards over several processes and there is one; start with torchrun, or leave it out")
     require(settings)
+    if isinstance(settings, AdaptSettings):
+        adapt.require(settings)
     task_rows = (tasks.training(settings.task, settings.seed), tasks.held_out(settings.task)) if settings.task else None
-    data = load_data(settings, task_rows)
+    data = load_data(
+        settings, task_rows, adapt.base_tokenizer(settings) if isinstance(settings, AdaptSettings) else None
+    )
     steps = total_steps(settings, data, world)
     if settings.dry_run:
         print("\n".join(dry_run(settings, data, steps)))
@@ -86,18 +103,19 @@ def _train(settings: TrainSettings, interruption: Interruption, scratch: str) ->
     remote = settings.output().rstrip("/") if is_remote(settings.output()) else None
     output_dir = f"outputs/{remote.rsplit('/', 1)[-1]}" if remote else settings.output()
     mirror = _mirror(remote, settings) if remote and rank == 0 else None
-    made_by = facts(settings, data, steps, world)
+    model = _model(settings, data)
+    made_by = facts(settings, data, steps, world, model)
     checkpoint, manifest, lines = None, {}, []
     if settings.resume_from:
         checkpoint, manifest, lines = find(settings.resume_from, output_dir, remote, scratch)
     if checkpoint:
         _require_same(settings, checkpoint, manifest, made_by)
         lines.append(f"going on from {checkpoint}")
-    parameters = count_parameters(settings, data)
+    parameters = model.num_parameters(only_trainable=True)
     if rank == 0:
         require_space(output_dir, 4 * parameters + (settings.save_total_limit + 1) * 12 * parameters)
         if settings.resume_from == "auto":  # begins anew where nothing is to be lost, not over a finished model
-            goes_on = bool(checkpoint) or not (Path(output_dir) / "model.safetensors").exists()
+            goes_on = bool(checkpoint) or not any(Path(output_dir).glob("*.safetensors"))
         else:
             goes_on = bool(checkpoint and _inside(checkpoint, output_dir))
         claim(output_dir, settings.overwrite, goes_on, asdict(settings))
@@ -105,10 +123,6 @@ def _train(settings: TrainSettings, interruption: Interruption, scratch: str) ->
         for name in HISTORY if checkpoint else ():
             if not (Path(output_dir) / name).exists() and (checkpoint / name).exists():
                 shutil.copyfile(checkpoint / name, Path(output_dir) / name)
-    model = build_model(settings, data.tokenizer)
-    if settings.bf16 and not torch.accelerator.is_available():
-        # On a CPU, SDPA's backward in bfloat16 takes as long as everything else in the step together.
-        model.set_attn_implementation("eager")
     log = RunLog(output_dir, steps, settings.name(), trackers(settings, output_dir)) if rank == 0 else None
     start = manifest["step"] if checkpoint else 0
     trainer = MixtureTrainer(settings, data, model, steps, output_dir, log, interruption, start, made_by, mirror)
@@ -143,22 +157,23 @@ def _train(settings: TrainSettings, interruption: Interruption, scratch: str) ->
     if rank:
         return None
     result = Result(output_dir, remote, steps, time.perf_counter() - begin, trainer.last_evaluation, data.notes)
+    result.notes += before_and_after(output_dir, result.metrics) if isinstance(settings, AdaptSettings) else []
     if mirror:
         upload(result, [p.name for p in Path(output_dir).iterdir() if p.is_file() and p.name[0] != "."])
     return result
 
 
 def upload(result: Result, names: list[str]) -> None:
-    """Put files and directories of a run into its remote directory, config.json last. Raises ValueError saying where they are."""
+    """Put files and directories of a run into its remote directory, its configuration last. Raises ValueError saying where they are."""
     try:
         mirror = Mirror(result.remote)
-        for name in sorted(names, key=lambda name: name == "config.json"):
+        for name in sorted(names, key=lambda name: name in CONFIGURATIONS):
             mirror.upload(Path(result.output_dir) / name)
     except ValueError as e:
         raise ValueError(f"{e}; everything is in {result.output_dir}, upload it from there") from None
 
 
-def _mirror(remote: str, settings: TrainSettings) -> Mirror:
+def _mirror(remote: str, settings: RunSettings) -> Mirror:
     if settings.overwrite:
         raise ValueError(
             f"--overwrite: nothing remote is removed; remove {remote} yourself or give another --output_dir"
@@ -169,19 +184,47 @@ def _mirror(remote: str, settings: TrainSettings) -> Mirror:
     return mirror
 
 
-def total_steps(settings: TrainSettings, data: Data, world: int = 1) -> int:
+def total_steps(settings: RunSettings, data: Data, world: int = 1) -> int:
     """Optimizer steps of the run."""
     rows = settings.batch_size * settings.gradient_accumulation_steps * world
     return settings.max_steps or max(1, math.ceil(settings.num_epochs * len(data.train) / rows))
 
 
-def facts(settings: TrainSettings, data: Data, steps: int, world: int) -> dict:
+def _model(settings: RunSettings, data: Data):
+    """What is trained: a fresh model, or a base with adapters."""
+    if isinstance(settings, AdaptSettings):
+        model = adapt.adapt(settings, data.tokenizer)
+        inside, thoughts = model.get_base_model(), model.get_base_model().config.mot["thought_token_ids"]
+        require_branching(inside, thoughts, f"--base_model {settings.base_model}")
+    else:
+        model = inside = build_model(settings, data.tokenizer)
+    if settings.bf16 and not torch.accelerator.is_available():
+        # On a CPU, SDPA's backward in bfloat16 takes as long as everything else in the step together.
+        inside.set_attn_implementation("eager")
+    return model
+
+
+def before_and_after(output_dir: str, metrics: dict[str, float]) -> list[str]:
+    """What adapting did to the trunk: lines with the base NLL at step 0, where it is the base model's, and now."""
+    first = next((m for m in read_metrics(Path(output_dir) / METRICS) if m["step"] == 0 and "eval_base_nll" in m), {})
+    words = {"eval_base_nll": "held-out data", "eval_general_nll": "other text"}
+    return [
+        f"without a thought, on {words[name]}: {first[name]:.4f} nats per token before, {metrics[name]:.4f} after ({metrics[name] - first[name]:+.4f})"
+        for name in words
+        if name in first and name in metrics
+    ]
+
+
+def facts(settings: RunSettings, data: Data, steps: int, world: int, model) -> dict:
     """What makes a run the one it is: two runs with the same facts are the same, bit for bit on one CPU."""
     about = {f: m["group"] for f, m in ((f.name, f.metadata) for f in settings.__dataclass_fields__.values())}
     bound = {name: getattr(settings, name) for name, group in about.items() if group != "run" and name not in FREE}
     tokenizer = data.tokenizer.backend_tokenizer.to_str()
+    if isinstance(settings, AdaptSettings):
+        bound["base"] = model.get_base_model().config.mot["base"]["sha256"]
+    else:
+        bound["num_heads"] = settings.heads()
     return bound | {
-        "num_heads": settings.heads(),
         "learning_rate": settings.peak_learning_rate(),
         "seed": settings.seed,
         "steps": steps,
@@ -192,7 +235,7 @@ def facts(settings: TrainSettings, data: Data, steps: int, world: int) -> dict:
     }
 
 
-def _require_same(settings: TrainSettings, checkpoint: Path, manifest: dict, made_by: dict) -> None:
+def _require_same(settings: RunSettings, checkpoint: Path, manifest: dict, made_by: dict) -> None:
     # Checkpoints older than --thought_length do not name it.
     differing = differences({"facts": {"thought_length": 1} | manifest["facts"]}, made_by)
     stuck = [d for d in differing if d.split(":")[0] in SHAPE]
@@ -210,23 +253,22 @@ def _inside(checkpoint: Path, output_dir: str) -> bool:
     return checkpoint.resolve().parent == Path(output_dir).resolve()
 
 
-def count_parameters(settings: TrainSettings, data: Data) -> int:
-    with torch.device("meta"):
-        return build_model(settings, data.tokenizer).num_parameters()
-
-
-def out_of_memory(settings: TrainSettings, e: BaseException) -> str:
+def out_of_memory(settings: RunSettings, e: BaseException) -> str:
     """The guide's advice, with the flags to use."""
     smaller = max(1, settings.batch_size // 2)
     advice = [
         f"--batch_size {smaller} --gradient_accumulation_steps {settings.gradient_accumulation_steps * settings.batch_size // smaller} (the same update)"
     ] * (settings.batch_size > 1)
     advice += ["--save_memory"] * (not settings.save_memory) + ["--bf16"] * (not (settings.bf16 or settings.fp16))
-    advice += [f"a smaller model (--hidden_size {settings.hidden_size} --num_layers {settings.num_layers} now)"]
+    if isinstance(settings, AdaptSettings):
+        advice += ["--load_in 4bit"] * (settings.load_in == "none" and torch.cuda.is_available())
+        advice += ["a smaller --base_model"]
+    else:
+        advice += [f"a smaller model (--hidden_size {settings.hidden_size} --num_layers {settings.num_layers} now)"]
     return f"out of memory ({str(e).splitlines()[0][:120] if str(e) else 'MemoryError'}); give {', or '.join(advice)}"
 
 
-def cost_of_a_row(settings: TrainSettings, data: Data) -> float:
+def cost_of_a_row(settings: RunSettings, data: Data) -> float:
     """Training FLOPs of a row, in units of one token's forward pass through the model; a backward pass is two of them.
 
         3 (P + L + T)  M-step   +   P + N (L + T_scored)  E-step   +   3 (M - 1) (P + L + T)  compared rows, where there are
@@ -245,15 +287,23 @@ def cost_of_a_row(settings: TrainSettings, data: Data) -> float:
     return 3 * (P + carries * L + T) + carries * (P + N * (L + scored)) + 3 * compared * others * (P + L + T)
 
 
-def dry_run(settings: TrainSettings, data: Data, steps: int) -> list[str]:
+def dry_run(settings: RunSettings, data: Data, steps: int) -> list[str]:
     """What a run would take: parameters, tokens, steps, memory."""
-    parameters = count_parameters(settings, data)
+    adapting = isinstance(settings, AdaptSettings)
+    with torch.device("meta"):  # shapes without weights
+        tokenizer = data.tokenizer
+        model = adapt.adapt(settings, tokenizer, empty=True) if adapting else build_model(settings, tokenizer)
+    parameters, trained = model.num_parameters(), model.num_parameters(only_trainable=True)
+    config = model.get_base_model().config.get_text_config() if adapting else model.config
     rows_per_step = settings.batch_size * settings.gradient_accumulation_steps
     mean_length = data.train.tokens() / len(data.train)
     thoughts = settings.num_thoughts if settings.num_thoughts > 1 else 0
-    state = 16 * parameters  # fp32 weights, gradients and two moments
+    each = {"4bit": 0.6, "8bit": 1.1}.get(settings.load_in, model.dtype.itemsize) if adapting else 0
+    state = 16 * trained + each * (
+        parameters - trained
+    )  # fp32 weights, gradients and two moments; a base's weights alone
     # A token leaves about 30 values of the model's width in every layer for the backward pass, and its logits three times.
-    per_token = 30 * settings.hidden_size * settings.num_layers + 3 * len(data.tokenizer)
+    per_token = 30 * config.hidden_size * config.num_hidden_layers + 3 * len(data.tokenizer)
     plain = ""
     if thoughts:
         ratio = cost_of_a_row(settings, data) / cost_of_a_row(replace(settings, num_thoughts=1), data)
@@ -265,7 +315,7 @@ def dry_run(settings: TrainSettings, data: Data, steps: int) -> list[str]:
     estep = settings.batch_size * thoughts * read * 2 * len(data.tokenizer) * 4  # logits and their softmax
     return [
         *data.notes,
-        f"parameters  {parameters:,}",
+        f"parameters  {parameters:,}" + f", of which {trained:,} are trained ({trained / parameters:.2%})" * adapting,
         f"tokens      {data.train.tokens():,} to train on in {len(data.train):,} rows, {data.eval.tokens():,} held out in {len(data.eval):,} rows",
         f"steps       {steps:,} of {rows_per_step} rows: {steps * rows_per_step / len(data.train):.2f} epochs, {steps * rows_per_step * mean_length:,.0f} tokens{plain}",
         f"memory      about {(LIBRARIES + state + max(activations, estep)) / 2**30:.2f} GiB: {LIBRARIES / 2**30:.2f} Python and libraries, "

@@ -16,6 +16,7 @@ import statistics
 import sys
 import time
 from collections import deque
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -25,11 +26,12 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Subset
 from transformers import PrinterCallback, Trainer, TrainingArguments
 
+from mot import adapt
 from mot.checkpoint import HISTORY, WRITE_ERRORS, discard, disk_is_full, prune, seal, write_whole
-from mot.config import TrainSettings
-from mot.data import Batches, Data, Windows, branch
+from mot.config import AdaptSettings, RunSettings
+from mot.data import Batches, Data, Windows, branch, collate_windows, encode_prompts
 from mot.interrupt import Interruption
-from mot.model import evaluating, lay_out, score, thought_logprobs
+from mot.model import base_logprobs, evaluating, lay_out, score, thought_logprobs
 from mot.storage import Mirror
 from mot.think import MixtureOfThoughts
 from mot.thoughts import diversity, draw_words, effective_thoughts, responsibilities, router_loss, usage_entropy
@@ -42,6 +44,7 @@ DIVERSITY_FROM = ANNEAL  # of the steps: earlier it would cement whatever differ
 DIVERSITY_CAP = 0.5  # of log M: more is not rewarded, or text pays for it in likelihood
 DIVERSITY_SHARE, DIVERSITY_THOUGHTS = 1 / 16, 4  # on this share of the rows, between the winner and three others
 SPIKE, REMEMBERED = 6.0, 128  # a loss so many standard deviations above the mean of the last so many is not learnt from
+STEADY = 0.02  # of the mean: a deviation is taken for at least that, or leaving a plateau would be a spike
 PATIENCE = 10  # updates skipped in a row before the run gives up
 SAMPLED, SAMPLED_TOKENS = 8, 48  # thoughts, and tokens of each, that every evaluation shows
 WATCH = "watch.json"  # in a checkpoint: the losses that a spike is measured against
@@ -55,7 +58,7 @@ class MixtureTrainer(Trainer):
 
     def __init__(
         self,
-        settings: TrainSettings,
+        settings: RunSettings,
         data: Data,
         model,
         steps: int,
@@ -82,7 +85,7 @@ class MixtureTrainer(Trainer):
         self._reset_window()
         super().__init__(
             model=model,
-            args=training_arguments(settings, steps, output_dir),
+            args=training_arguments(settings, steps, output_dir, start),
             data_collator=data.collate,
             train_dataset=data.train,
             eval_dataset=_evenly(data.eval, settings.eval_rows),
@@ -280,7 +283,8 @@ class MixtureTrainer(Trainer):
         if not math.isfinite(loss) or not math.isfinite(norm):
             return f"loss is {loss:.4g} and gradient norm {norm:.4g}"
         if len(self.recent) == REMEMBERED:
-            mean, deviation = statistics.fmean(self.recent), statistics.pstdev(self.recent)
+            mean = statistics.fmean(self.recent)
+            deviation = max(statistics.pstdev(self.recent), STEADY * mean)
             if loss > mean + SPIKE * deviation:
                 return f"loss {loss:.4g} is {(loss - mean) / deviation:.1f} standard deviations above the last {REMEMBERED}"
         return None
@@ -356,7 +360,10 @@ class MixtureTrainer(Trainer):
         """Model and tokenizer in Hugging Face's layout; not the Trainer's training_args.bin, which is a pickle."""
         if self.args.should_save:
             unwrapped = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
-            unwrapped.save_pretrained(output_dir, state_dict=state_dict)
+            if isinstance(self.settings, AdaptSettings):
+                adapt.save(unwrapped, output_dir, state_dict)
+            else:
+                unwrapped.save_pretrained(output_dir, state_dict=state_dict)
             self.processing_class.save_pretrained(output_dir)
 
     def _init_training_state(self, max_steps, *args) -> tuple[int, int]:
@@ -417,32 +424,30 @@ class MixtureTrainer(Trainer):
     def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix: str = "eval") -> dict[str, float]:
         """Base, mixture and oracle NLL (nats per token), specialisation and effective thoughts on held-out rows.
 
-        Of words, effective thoughts are those among the N that mot.model.score asks: 1 .. N.
+        On a text of another kind, where one was given, the base NLL alone (`eval_general_nll`). Of words, effective thoughts are those among the N that mot.model.score asks: 1 .. N.
         A signal ends it early; the checkpoint that follows is of the step it belongs to.
         """
         begin = time.perf_counter()
-        loader = DataLoader(
-            self.eval_dataset,
-            batch_size=self.settings.batch_size,
-            collate_fn=self.data.collate,
-            generator=torch.Generator(),
-        )
-        parts = []
-        for raw in loader:
-            if self.asked_to_stop():
-                self.control.should_training_stop = True
-                self.control.should_save = self.saved_at != self.state.global_step
+        parts, general = [], []
+        for batch in self._batches(self.eval_dataset, self.data.collate):
+            if self._ended_early():
                 return {}
-            batch = branch(raw, self.settings.seq_length // 2)
-            batch = {name: t.to(self.args.device) for name, t in batch.items()}
             with self.compute_loss_context_manager():
                 parts.append(score(self.model, batch, self.thoughts, self.pad, self.settings.thought_length))
+        if self.data.general:
+            for batch in self._batches(_evenly(self.data.general, self.settings.eval_rows), collate_windows):
+                if self._ended_early():
+                    return {}
+                with torch.no_grad(), evaluating(self.model), self.compute_loss_context_manager():
+                    general.append(-base_logprobs(self.model, batch, self.pad) / batch["completion"].shape[1])
         scores = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
         weight = scores["tokens"] / scores["tokens"].sum()
         metrics = {
             f"{metric_key_prefix}_{name}": (scores[name] * weight).sum().item()
             for name in ("base_nll", "mixture_nll", "oracle_nll")
         }
+        if general:
+            metrics[f"{metric_key_prefix}_general_nll"] = torch.cat(general).mean().item()
         if self.thoughts:
             metrics[f"{metric_key_prefix}_specialisation"] = scores["specialisation"].mean().item()
             usage = torch.bincount(scores["winner"], minlength=len(self.thoughts)).double()
@@ -455,17 +460,36 @@ class MixtureTrainer(Trainer):
         self._since += time.perf_counter() - begin  # tokens per second are training's
         return metrics
 
+    def _batches(self, dataset, collate) -> Iterator[dict[str, Tensor]]:
+        """Held-out rows, branched, where the model is."""
+        loader = DataLoader(
+            dataset, batch_size=self.settings.batch_size, collate_fn=collate, generator=torch.Generator()
+        )
+        for raw in loader:
+            batch = branch(raw, self.settings.seq_length // 2)
+            yield {name: t.to(self.args.device) for name, t in batch.items()}
+
+    def _ended_early(self) -> bool:
+        if self.asked_to_stop():
+            self.control.should_training_stop = True
+            self.control.should_save = self.saved_at != self.state.global_step
+        return bool(self.interruption.signum)
+
     def _sample(self) -> None:
         """What the thoughts say about the first held-out prompt, for people to read. Draws from no global generator."""
         first = branch(self.data.collate([self.eval_dataset[0]]), self.settings.seq_length // 2)
-        prompt = self.data.tokenizer.decode(first["prompt"][0], skip_special_tokens=True)
+        ids = first["prompt"][0].tolist()
+        prompt = self.data.tokenizer.decode(ids, skip_special_tokens=True)
         mixture = MixtureOfThoughts(self.model, self.data.tokenizer, self.thoughts, self.settings.thought_length)
         with evaluating(self.model), self.compute_loss_context_manager():
-            said = mixture.think(prompt, min(SAMPLED, mixture.num_thoughts), max_new_tokens=SAMPLED_TOKENS, seed=0)
+            asked = (
+                prompt if encode_prompts(self.data.tokenizer, [prompt])[0] == ids else ids
+            )  # a template's own tokens
+            said = mixture.think(asked, min(SAMPLED, mixture.num_thoughts), max_new_tokens=SAMPLED_TOKENS, seed=0)
         self.run_log.samples(self.state.global_step, prompt, said)
 
 
-def training_arguments(settings: TrainSettings, steps: int, output_dir: str) -> TrainingArguments:
+def training_arguments(settings: RunSettings, steps: int, output_dir: str, start: int = 0) -> TrainingArguments:
     """The settings in the Trainer's own words."""
     gpu = torch.accelerator.is_available()
     args = TrainingArguments(
@@ -494,6 +518,7 @@ def training_arguments(settings: TrainSettings, steps: int, output_dir: str) -> 
         logging_steps=max(1, min(50, steps // 100)),
         logging_nan_inf_filter=False,
         eval_strategy="steps",
+        eval_on_start=isinstance(settings, AdaptSettings) and start == 0,  # what the base can do before it is touched
         eval_steps=settings.eval_every or max(1, steps // 5),
         save_strategy="steps",
         save_steps=settings.save_every or max(1, steps // 10),

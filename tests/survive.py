@@ -57,7 +57,7 @@ def start(
     drop_rng: bool = False,
     world: tuple[int, int, int] = (0, 1, 0),
 ) -> Run:
-    """Train with these flags in a process of its own; `world`: (rank, processes, port)."""
+    """Train, or adapt a `--base_model`, with these flags in a process of its own; `world`: (rank, processes, port)."""
     return Run([str(word) for word in argv], pause, at, drop_rng, world)
 
 
@@ -72,7 +72,8 @@ def state_digest(checkpoint: Path) -> str:
     import torch
     from transformers.trainer_pt_utils import safe_globals
 
-    digest = hashlib.sha256((checkpoint / "model.safetensors").read_bytes())
+    (weights,) = checkpoint.glob("*.safetensors")
+    digest = hashlib.sha256(weights.read_bytes())
 
     def feed(value) -> None:
         if isinstance(value, torch.Tensor):
@@ -143,5 +144,6 @@ def _child(
         setattr(owner, name, slow)
     if drop_rng:
         trainer.MixtureTrainer._load_rng_state = lambda self, checkpoint: None
-    sys.argv = ["train_mot.py", *argv]
-    cli.run(cli.train, argv, prog="train_mot.py")
+    name, command = ("train_lora_mot.py", cli.adapt) if "--base_model" in argv else ("train_mot.py", cli.train)
+    sys.argv = [name, *argv]
+    cli.run(command, argv, prog=name)

@@ -8,7 +8,16 @@ from pathlib import Path
 
 import pytest
 
-from mot.config import DataSettings, EvaluateSettings, ReportSettings, ThinkSettings, TrainSettings, parse
+from mot.config import (
+    AdaptSettings,
+    DataSettings,
+    EvaluateSettings,
+    ExportSettings,
+    ReportSettings,
+    ThinkSettings,
+    TrainSettings,
+    parse,
+)
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -17,8 +26,11 @@ LINK = re.compile(r"\]\(([^)#:]+)\)")
 PARSED = {
     "train_mot.py": TrainSettings,
     "mot train": TrainSettings,
+    "train_lora_mot.py": AdaptSettings,
+    "mot adapt": AdaptSettings,
     "mot think": ThinkSettings,
     "mot evaluate": EvaluateSettings,
+    "mot export": ExportSettings,
     "mot data": DataSettings,
     "mot report": ReportSettings,
 }
@@ -39,8 +51,8 @@ def test_command_is_understood(command):
     while re.fullmatch(r"[A-Z_]+=.*", words[0]):
         words = words[1:]
     match words:
-        case ["python", "train_mot.py", *flags]:
-            parse(TrainSettings, flags, "train_mot.py", "")
+        case ["python", "train_mot.py" | "train_lora_mot.py" as door, *flags]:
+            parse(PARSED[door], flags, door, "")
         case ["torchrun", "--nproc_per_node", n, "train_mot.py", *flags] if n.isdecimal():
             parse(TrainSettings, flags, "train_mot.py", "")
         case ["python", "evaluate_diversity.py", *flags]:

@@ -1,0 +1,206 @@
+"""Thoughts for a model that is there already: do they work, and what do they cost?
+
+    python bench/adapt.py e2e --train_file ../shared/data/e2e/train.jsonl --prompts ../shared/data/e2e/valid.jsonl
+    python bench/adapt.py forks --seeds 1 2 3 4 5
+    python bench/adapt.py size --train_file ../shared/data/shakespeare.txt
+
+e2e: a plain model of restaurant descriptions, trained by plain transformers, gets 8 thoughts by LoRA; evaluate_diversity.py
+     then judges them against every sampler of that base, tuned alike.
+forks: a plain model trained by `train_mot.py --num_thoughts 1` gets 8 thoughts by LoRA: distinct valid answers of 8 on unseen
+     prompts, beside the most that 8 independent draws can find.
+size: a random model of the guide's full size: share that is trained, peak memory and tokens per second of adapting, over
+     those of training all of it, side by side.
+Every command is printed as it is run. Runs that are there already are not run again.
+"""
+
+import argparse
+import json
+import re
+import shlex
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+
+from runs import ROOT, printed, train_once
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("part", choices=("e2e", "forks", "size"))
+    parser.add_argument("--train_file", help="e2e: rows with prompt and completion; size: any text")
+    parser.add_argument("--prompts", help="e2e: held-out rows to judge by")
+    parser.add_argument("--output_dir", type=Path, default=Path("outputs/adapt"))
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1], help="forks, e2e: of base and adapters")
+    parser.add_argument("--base_steps", type=int, help="default: 4000; e2e 3000")
+    parser.add_argument("--steps", type=int, help="of adapting; default: 4000; e2e 3000; size 6")
+    parser.add_argument("--hidden_size", type=int, help="default: e2e 128, forks 96, size 768")
+    parser.add_argument("--num_layers", type=int, help="default: e2e 4, forks 3, size 12")
+    parser.add_argument("--vocab_size", type=int, default=50257, help="size: of the model")
+    parser.add_argument("--more", default="", help="further flags of train_lora_mot.py, as one word")
+    parser.add_argument("--judge", default="", help="e2e: further flags of evaluate_diversity.py, as one word")
+    args = parser.parse_args()
+    for name, of_part in {
+        "base_steps": {"e2e": 3000, "forks": 4000, "size": 0},
+        "steps": {"e2e": 3000, "forks": 4000, "size": 6},
+        "hidden_size": {"e2e": 128, "forks": 96, "size": 768},
+        "num_layers": {"e2e": 4, "forks": 3, "size": 12},
+    }.items():
+        setattr(args, name, getattr(args, name) or of_part[args.part])
+    if (args.part != "forks" and not args.train_file) or (args.part == "e2e" and not args.prompts):
+        parser.error(f"{args.part}: needs --train_file" + " and --prompts" * (args.part == "e2e"))
+    {"e2e": e2e, "forks": forks, "size": size}[args.part](args)
+
+
+def adapt_once(directory: Path, base: Path, flags: str, more: str):
+    words = ["--base_model", str(base), *flags.split(), *shlex.split(more)]
+    print("$ python train_lora_mot.py", shlex.join([*words, "--output_dir", str(directory)]), flush=True)
+    return train_once(directory, words, command="adapt")
+
+
+def last_lines(directory: Path, pattern: str) -> list[str]:
+    return [line for line in printed(directory).read_text().splitlines() if re.search(pattern, line)]
+
+
+# forks --------------------------------------------------------------------------------------------------------------
+
+
+def forks(args) -> None:
+    shape = f"--hidden_size {args.hidden_size} --num_layers {args.num_layers} --seq_length 24 --batch_size 64"
+    bases, adapters = {}, {}
+    for seed in args.seeds:
+        flags = (
+            f"--task forks --num_thoughts 1 {shape} --max_steps {args.base_steps} --learning_rate 2e-3 --seed {seed}"
+        )
+        bases[seed] = args.output_dir / f"forks-base-{args.base_steps}-seed{seed}"
+        print(f"$ python train_mot.py {flags} --output_dir {bases[seed]}", flush=True)
+        train_once(bases[seed], flags.split()).result()
+        flags = f"--task forks --num_thoughts 8 --seq_length 24 --batch_size 64 --max_steps {args.steps}"
+        flags += f" --learning_rate 2e-3 --seed {seed}"
+        adapters[seed] = args.output_dir / f"forks-adapter-{args.steps}-seed{seed}"
+        adapt_once(adapters[seed], bases[seed], flags, args.more).result()
+        print(f"seed {seed}  {last_lines(adapters[seed], '^forks: ')[-1]}")
+        print("\n".join(f"        {line}" for line in last_lines(adapters[seed], "^without a thought")), flush=True)
+
+
+# e2e ----------------------------------------------------------------------------------------------------------------
+
+
+def e2e(args) -> None:
+    for seed in args.seeds:
+        base = args.output_dir / f"e2e-base-{args.base_steps}-seed{seed}"
+        if not (base / "model.safetensors").is_file():
+            pretrain(args, base, seed)
+        flags = f"--train_file {args.train_file} --num_thoughts 8 --max_steps {args.steps} --learning_rate 2e-3 --seed {seed}"
+        adapter = adapt_once(args.output_dir / f"e2e-adapter-{args.steps}-seed{seed}", base, flags, args.more).result()
+        print("\n".join(last_lines(adapter, "^without a thought")), flush=True)
+        judged = args.output_dir / f"e2e-judged-seed{seed}"
+        words = [
+            "--model",
+            adapter,
+            "--plain",
+            base,
+            "--task",
+            "e2e",
+            "--prompts",
+            args.prompts,
+            "--output_dir",
+            judged,
+        ]
+        words = [str(ROOT / "evaluate_diversity.py"), *map(str, words), *shlex.split(args.judge)]
+        print("$ python", shlex.join(words), flush=True)
+        subprocess.run([sys.executable, *words], check=True)
+
+
+def pretrain(args, directory: Path, seed: int) -> None:
+    """A plain language model of `prompt + completion` rows: transformers' Llama and Trainer, nothing of ours but the BPE."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM, Trainer, TrainingArguments
+
+    from mot.tokenizer import build_tokenizer
+
+    rows = [json.loads(line) for line in Path(args.train_file).read_text().splitlines()]
+    texts = [row["prompt"] + row["completion"] for row in rows]
+    tokenizer = build_tokenizer(texts, 1000, 1)
+    ids = tokenizer([text + tokenizer.eos_token for text in texts])["input_ids"]
+    torch.manual_seed(seed)
+    model = LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=args.hidden_size,
+            intermediate_size=-(-args.hidden_size * 8 // 3 // 32) * 32,
+            num_hidden_layers=args.num_layers,
+            num_attention_heads=max(1, args.hidden_size // 32),
+            tie_word_embeddings=True,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+    )
+
+    def collate(batch: list[list[int]]) -> dict:
+        longest = max(map(len, batch))
+        input_ids = torch.tensor([row + [tokenizer.pad_token_id] * (longest - len(row)) for row in batch])
+        labels = torch.tensor([row + [-100] * (longest - len(row)) for row in batch])
+        return {"input_ids": input_ids, "attention_mask": (labels != -100).long(), "labels": labels}
+
+    how = TrainingArguments(
+        output_dir=str(directory),
+        max_steps=args.base_steps,
+        per_device_train_batch_size=32,
+        learning_rate=2e-3,
+        lr_scheduler_type="cosine",
+        warmup_steps=0.1,
+        weight_decay=0.1,
+        seed=seed,
+        save_strategy="no",
+        use_cpu=not torch.accelerator.is_available(),
+        disable_tqdm=True,
+        logging_steps=max(1, args.base_steps // 10),
+    )
+    print(
+        f"# plain transformers: Llama {args.hidden_size} x {args.num_layers}, {args.base_steps} steps of 32", flush=True
+    )
+    Trainer(model=model, args=how, train_dataset=ids, data_collator=collate).train()
+    model.save_pretrained(directory)
+    tokenizer.save_pretrained(directory)
+
+
+# size ---------------------------------------------------------------------------------------------------------------
+
+
+def size(args) -> None:
+    here = args.output_dir / f"size-{args.hidden_size}x{args.num_layers}"
+    common = f"--train_file {args.train_file} --batch_size 8 --max_steps {args.steps} --eval_rows 8 --eval_every {args.steps}"
+    common += f" --save_every {args.steps} --num_thoughts 8"
+    shape = f"--hidden_size {args.hidden_size} --num_layers {args.num_layers} --vocab_size {args.vocab_size}"
+    # One step of a plain model is a random base of the right shape, with a tokenizer.
+    base = here / "base"
+    train_once(base, f"{common} --num_thoughts 1 --max_steps 1 {shape}".split()).result()
+    full = here / "full"
+    print(f"$ python train_mot.py {common} {shape} --output_dir {full}", flush=True)
+    train_once(full, f"{common} {shape}".split()).result()  # one after the other: each has the machine for itself
+    adapted = adapt_once(here / "adapter", base, common, args.more).result()
+    trained, all_of_it = (count(path) for path in (adapted / "adapter_model.safetensors", base / "model.safetensors"))
+    print(f"trained     {trained:,} of {all_of_it:,} parameters of the base: {trained / all_of_it:.2%}")
+    memory, speed = ([measured(directory, i) for directory in (adapted, full)] for i in (0, 1))
+    print(f"peak memory {memory[0]:.2f} GiB adapting, {memory[1]:.2f} training all: ratio {memory[0] / memory[1]:.2f}")
+    print(f"tokens/s    {speed[0]:,.0f} adapting, {speed[1]:,.0f} training all: ratio {speed[0] / speed[1]:.2f}")
+
+
+def count(weights: Path) -> int:
+    from safetensors import safe_open
+
+    with safe_open(weights, "pt") as file:
+        return sum(file.get_tensor(name).numel() for name in file.keys())  # noqa: SIM118
+
+
+def measured(directory: Path, which: int) -> float:
+    """(most memory, GiB; median tokens per second after the first step) of a run."""
+    lines = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
+    lines = [m for m in lines if "tokens_per_second" in m]
+    memory, speed = ([m[name] for m in lines] for name in ("peak_memory_gib", "tokens_per_second"))
+    return (max(memory), statistics.median(speed[1:] or speed))[which]
+
+
+if __name__ == "__main__":
+    main()
