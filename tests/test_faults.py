@@ -115,6 +115,14 @@ def test_a_spike_is_told_from_noise_by_six_standard_deviations(text_file, tmp_pa
     assert trainer.fault(mean - 20 * deviation, 1.0) is None  # falling is what it is for
 
 
+def test_leaving_a_plateau_is_no_spike(text_file, tmp_path):
+    """On `circle` a loss that had stood still for 128 steps rose by 4 %: 76 standard deviations, and the run gave up."""
+    trainer = trainer_of(text_file, tmp_path)
+    trainer.recent.extend(2.7 + 0.001 * (i % 2) for i in range(REMEMBERED))
+    assert trainer.fault(2.81, 1.0) is None
+    assert "standard deviations" in trainer.fault(1.13 * 2.7, 1.0)
+
+
 def test_a_spike_in_a_run_is_skipped(text_file, tmp_path, monkeypatch, capsys):
     trainer = trainer_of(text_file, tmp_path, steps=2 * REMEMBERED + 10)
     assign = trainer.assign
