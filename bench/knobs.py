@@ -1,10 +1,11 @@
-"""Do the knobs turn the right way? --num_thoughts 4, 8, 16 and --diversity_weight 0 .. 0.5, everything else equal.
+"""Do the knobs turn the right way? --num_thoughts 1, 4, 8, 16 and --diversity_weight 0 .. 0.2, everything else equal.
 
     python bench/knobs.py --train_file ../shared/data/shakespeare.txt --seeds 1 2 3
 
 Small character models on Shakespeare. Diversity: what the thought says about the second half of a held-out
 window, all N thoughts, nats (mot.thoughts.diversity).
-Vendi score: effective number of different texts among the N thoughts (T = 0.7) of 16 held-out prompts of 64 characters.
+Vendi score: effective number of different texts among the N greedy thoughts (T = 0: what the thoughts alone make different)
+of 16 held-out prompts of 64 characters; 1 and no diversity by definition where N = 1.
 """
 
 import argparse
@@ -30,7 +31,7 @@ def main() -> None:
         flags += f"--num_thoughts {thoughts} --diversity_weight {weight} --seed {seed}".split()
         return train_once(args.output_dir / f"thoughts{thoughts}-weight{weight}-seed{seed}", flags)
 
-    settings = [(n, 0.1) for n in (4, 8, 16)] + [(8, w) for w in (0.0, 0.05, 0.2, 0.5)]
+    settings = [(n, 0.1) for n in (1, 4, 8, 16)] + [(8, w) for w in (0.0, 0.05, 0.2)]
     jobs = {s: [run(*s, seed) for seed in args.seeds] for s in settings}
     directories = {s: [job.result() for job in of_seeds] for s, of_seeds in jobs.items()}
     text = Path(args.train_file).read_text()
@@ -57,17 +58,19 @@ def measure(directory: Path, held_out: str) -> tuple[float, ...]:
     mixture = MixtureOfThoughts.from_pretrained(str(directory))
     ids = torch.tensor(encode(mixture.tokenizer, [held_out], "held-out text")[0])
     windows = ids[: len(ids) // 128 * 128].view(-1, 128)[::14][:32]
+    last = [m for m in metrics if "eval_base_nll" in m][-1]
+    if not mixture.thoughts:
+        return 0.0, 1.0, last["eval_base_nll"], last["eval_mixture_nll"]
     with torch.no_grad():
         rows = [
             torch.stack([torch.cat([w[:64], torch.tensor([k]), w[64:]]) for k in mixture.thoughts]) for w in windows
         ]
         logits_NRTV = torch.stack([mixture.model(row).logits[:, 64:-1] for row in rows], 1)
     said = diversity(logits_NRTV, windows[:, 64:], torch.ones_like(windows[:, 64:]))
+    prompts = [held_out[i * 6000 : i * 6000 + 64] for i in range(16)]
     vendi = [
-        vendi_score([t.text for t in mixture.think(held_out[i * 6000 : i * 6000 + 64], max_new_tokens=120)])
-        for i in range(16)
+        vendi_score([t.text for t in mixture.think(prompt, max_new_tokens=120, temperature=0.0)]) for prompt in prompts
     ]
-    last = [m for m in metrics if "eval_base_nll" in m][-1]
     return said.mean().item(), statistics.mean(vendi), last["eval_base_nll"], last["eval_mixture_nll"]
 
 
