@@ -11,6 +11,7 @@ from mot.config import (
     DataSettings,
     EvaluateSettings,
     ReportSettings,
+    ServeSettings,
     ThinkSettings,
     TrainSettings,
     fail,
@@ -103,6 +104,15 @@ def evaluate(argv: list[str] | None = None, prog: str = "mot evaluate") -> None:
     )
 
 
+def serve(argv: list[str] | None = None, prog: str = "mot serve") -> None:
+    """answer over an OpenAI-compatible API, K thoughts to a request, and in a browser"""
+    settings = parse(ServeSettings, argv, prog, serve.__doc__)
+    _quiet()
+    from mot.serve import serve as run
+
+    run(settings)
+
+
 def data(argv: list[str] | None = None, prog: str = "mot data") -> None:
     """fetch a data set of the guide as plain text: shakespeare, wikitext103 or openwebtext"""
     settings = parse(DataSettings, argv, prog, data.__doc__)
@@ -133,6 +143,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "train": train,
     "think": think,
     "evaluate": evaluate,
+    "serve": serve,
     "data": data,
     "report": report,
 }

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from mot.config import DataSettings, ReportSettings, ThinkSettings, TrainSettings, parse
+from mot.config import DataSettings, ReportSettings, ServeSettings, ThinkSettings, TrainSettings, parse
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -20,6 +20,7 @@ PARSED = {
     "mot think": ThinkSettings,
     "mot data": DataSettings,
     "mot report": ReportSettings,
+    "mot serve": ServeSettings,
 }
 
 
@@ -42,6 +43,8 @@ def test_command_is_understood(command):
             parse(TrainSettings, flags, "train_mot.py", "")
         case ["torchrun", "--nproc_per_node", n, "train_mot.py", *flags] if n.isdecimal():
             parse(TrainSettings, flags, "train_mot.py", "")
+        case ["python", "serve_mot.py", *flags]:
+            parse(ServeSettings, flags, "serve_mot.py", "")
         case ["mot", name, *flags]:
             parse(PARSED[f"mot {name}"], flags, f"mot {name}", "")
         case ["make", target]:
