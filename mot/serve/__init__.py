@@ -117,6 +117,7 @@ def configure(app) -> "uvicorn.Config":
         server_header=False,
         proxy_headers=False,  # nobody's word on who asks
         h11_max_incomplete_event_size=MAX_HEADER_BYTES,
+        timeout_keep_alive=65,  # longer than clients and proxies keep one: whoever closes first must be the one that asks
         timeout_graceful_shutdown=1,  # what may finish has finished by then
     )
 

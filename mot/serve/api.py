@@ -685,7 +685,8 @@ async def model(model: str, request: Request):
 @router.get("/health", response_model=Status, responses={503: REFUSALS[503], 421: REFUSALS[421], 431: REFUSALS[431]})
 async def health(request: Request):
     """Does the process work at all?"""
-    if not request.app.state.mot.engine.alive():
+    state: State = request.app.state.mot
+    if not state.engine.alive() and not state.draining:
         raise Refused(503, "the engine has stopped; the server's log says why")
     return Status(status="ok")
 

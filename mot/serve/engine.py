@@ -19,7 +19,6 @@ the bit on any device, in any precision, at the price of a forward pass of its o
 """
 
 import threading
-import time
 from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -27,7 +26,7 @@ from secrets import randbits
 
 import torch
 from torch import Tensor
-from transformers import Cache, LogitsProcessorList, TemperatureLogitsWarper, TopPLogitsWarper
+from transformers import Cache, TemperatureLogitsWarper, TopPLogitsWarper
 from transformers.cache_utils import DynamicLayer
 
 from mot.model import read_thought
@@ -109,7 +108,6 @@ class Job:
         self.seed = randbits(63) if ask.seed is None else ask.seed
         self.ahead, self.computed, self.cache, self.prompt_tokens = ask.ids, 0, None, []
         self.cancelled, self.outcome, self.left = False, None, ask.texts
-        self.submitted = time.monotonic()
 
 
 @dataclass(eq=False)
@@ -122,10 +120,10 @@ class Row:
     next: int
     length: int
     ids: list[int] = field(default_factory=list)
-    tokens: list[Token] = field(default_factory=list)
+    tokens: list[Token] = field(default_factory=list)  # not yet told, of those who asked for log-probabilities
     text: str = ""
     decoded: tuple[int, int] = (0, 0)  # ids before the first are text for good; up to the second they are in `text`
-    shown: tuple[int, int] = (0, 0)  # characters, tokens
+    told: int = 0  # characters
     logprob: float = 0.0
 
 
@@ -235,11 +233,12 @@ class Engine:
         try:
             self._work()
         finally:  # nobody waits for a thread that is no more
-            self.closed = True
-            for job in [*self.waiting, *self.running]:
+            with self.work:
+                self.closed, left = True, [*self.waiting, *self.running]
+                self.waiting.clear()
+            for job in left:
                 self._end(job, "failed")
                 self._emit(job, Failed("the engine has stopped"))
-            self.waiting.clear()
 
     @torch.no_grad()
     def _work(self) -> None:
@@ -257,7 +256,7 @@ class Engine:
                 self._guarded(self._decode, group, list(dict.fromkeys(row.job for row in group.rows)))
 
     def _admit(self) -> None:
-        """In the order in which they came. A job that fits never is never submitted: the API refuses it."""
+        """In the order in which they came. One that could never fit is not submitted: the API refuses it."""
         while self.waiting:
             job = self.waiting[0]
             texts = sum(max(other.ask.texts, 1) for other in self.running) + job.ask.texts
@@ -424,7 +423,7 @@ class Engine:
         row.ids.append(token)
         finish = "stop" if token in self.ends else "length" if len(row.ids) == ask.max_tokens else None
         said = row.ids[:-1] if finish == "stop" else row.ids
-        if finish != "stop":
+        if finish != "stop" and ask.top is not None:
             row.tokens.append(Token(token, len(row.text), logprob, top))
         before, (begin, end) = len(row.text), row.decoded
         old = tokenizer.decode(said[begin:end], skip_special_tokens=True)
@@ -439,12 +438,10 @@ class Engine:
             finish, row.text = "stop", row.text[: min(cut)]
             row.tokens = [t for t in row.tokens if t.at < len(row.text)]
         tellable = len(row.text) if finish else len(row.text) - _held_back(row.text, ask.stops)
-        tokens = row.tokens if finish else [t for t in row.tokens if t.at < tellable]
-        if finish or tellable > row.shown[0]:
-            text, new_tokens = row.text[row.shown[0] : tellable], tokens[row.shown[1] :]
-            row.shown = (max(tellable, row.shown[0]), max(len(tokens), row.shown[1]))
-            count = len(row.ids)
-            self._emit(row.job, Said(row.place, text, new_tokens, finish, count, row.logprob / count))
+        if finish or tellable > row.told:
+            text, tokens = row.text[row.told : tellable], [t for t in row.tokens if finish or t.at < tellable]
+            row.told, row.tokens = tellable, row.tokens[len(tokens) :]
+            self._emit(row.job, Said(row.place, text, tokens, finish, len(row.ids), row.logprob / len(row.ids)))
         if finish:
             row.job.left -= 1
             if row.job.left == 0:
@@ -470,7 +467,8 @@ def _draw(ask: Ask, logits_KV: Tensor, generators: list[torch.Generator]) -> Ten
     if ask.temperature > 0:
         warpers = [TemperatureLogitsWarper(float(ask.temperature))]
         warpers += [TopPLogitsWarper(ask.top_p)] * (ask.top_p < 1)
-        logits_KV = LogitsProcessorList([*warpers, Draw(generators)])(None, logits_KV)
+        for warper in (*warpers, Draw(generators)):
+            logits_KV = warper(None, logits_KV)
     return logits_KV.argmax(-1)
 
 
