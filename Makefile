@@ -1,6 +1,6 @@
 # make demo   set-up, then train on `forks` and print eight thoughts side by side (five to six minutes on two cores)
 # make test   set-up, then every test
-# make torture  set-up, then every way of losing a run, in full (about ten minutes)
+# make torture  set-up, then every way of losing a run or a request, in full (about half an hour)
 # make check  set-up, then lint, format and the floors' import contract
 # make setup  the environment alone
 
@@ -17,7 +17,7 @@ test: $(SETUP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 torture: $(SETUP)
-	TORTURE=1 $(BIN)/python -m pytest tests/test_survival.py tests/test_faults.py
+	TORTURE=1 $(BIN)/python -m pytest tests/test_survival.py tests/test_faults.py tests/test_serve*.py
 
 check: $(SETUP)
 	$(BIN)/ruff check .

@@ -14,6 +14,7 @@ from mot.config import (
     ExportSettings,
     ReportSettings,
     RunSettings,
+    ServeSettings,
     ThinkSettings,
     TrainSettings,
     fail,
@@ -127,6 +128,15 @@ def export(argv: list[str] | None = None, prog: str = "mot export") -> None:
     print(f"{settings.output_dir}: a whole model; next: mot think --model {settings.output_dir} --prompt '...'")
 
 
+def serve(argv: list[str] | None = None, prog: str = "mot serve") -> None:
+    """answer over an OpenAI-compatible API, K thoughts to a request, and in a browser"""
+    settings = parse(ServeSettings, argv, prog, serve.__doc__)
+    _quiet()
+    from mot.serve import serve as run
+
+    run(settings)
+
+
 def data(argv: list[str] | None = None, prog: str = "mot data") -> None:
     """fetch a data set of the guide as plain text: shakespeare, wikitext103 or openwebtext"""
     settings = parse(DataSettings, argv, prog, data.__doc__)
@@ -159,6 +169,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "think": think,
     "evaluate": evaluate,
     "export": export,
+    "serve": serve,
     "data": data,
     "report": report,
 }

@@ -344,6 +344,51 @@ class EvaluateSettings:
         return self.output_dir or f"outputs/diversity-{model}-{source}"
 
 
+@dataclass
+class ServeSettings:
+    """Everything `serve_mot.py` can be told."""
+
+    model: str | None = setting(None, "a directory that train_mot.py wrote, or any causal language model", group="what")
+    host: str = setting("127.0.0.1", "address to listen at; 0.0.0.0: every one of this machine", group="what")
+    port: int = setting(8000, "port to listen at; 0: any that is free", group="what", low=0, high=65535)
+    api_key_file: str | None = setting(
+        None, "keys that open the API, one a line; else MOT_API_KEY; without any it is open", group="what"
+    )
+    log_prompts: bool = setting(False, "write the prompts into the log, too", group="what")
+
+    max_thoughts: int = setting(64, "K: most texts from one prompt", "texts", "limits of a request", low=1)
+    max_tokens: int = setting(1024, "longest text", "tokens", "limits of a request", low=1)
+    max_request_tokens: int = setting(
+        16384, "prompts x K x max_tokens of one request", "tokens", "limits of a request", low=1
+    )
+    max_prompt_tokens: int | None = setting(
+        None, "longest prompt; default: what the model's context has room for", "tokens", "limits of a request", low=1
+    )
+    max_body_bytes: int = setting(2**20, "largest body of a request", "bytes", "limits of a request", low=1024)
+
+    max_batch: int = setting(128, "texts that are generated at the same time", "texts", "limits of the server", low=1)
+    max_cached_tokens: int = setting(
+        131072, "room in the KV cache for all running texts, prompts included", "tokens", "limits of the server", low=1
+    )
+    max_queue: int = setting(
+        128, "prompts that wait; beyond them a request is told to come back", "prompts", "limits of the server", low=1
+    )
+    drain_seconds: float = setting(
+        30.0, "time to finish what runs after SIGTERM", "seconds", "limits of the server", low=0
+    )
+
+    def validate(self) -> None:
+        """Raise ValueError with one line that names the flag, the value and the way out."""
+        check_ranges(self)
+        if self.model is None:
+            raise ValueError("--model: missing; e.g. --model outputs/run")
+        if self.max_thoughts > self.max_batch:
+            raise ValueError(
+                f"--max_thoughts {self.max_thoughts}: more than --max_batch {self.max_batch}, the texts that are generated at the "
+                "same time; lower the first or raise the second"
+            )
+
+
 DATASETS = {  # where they live today, and what stands behind each row: rows of wikitext are lines, of openwebtext documents
     "shakespeare": ("https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt", ""),
     "wikitext103": ("hf://datasets/Salesforce/wikitext/wikitext-103-raw-v1/train-*.parquet", "\n"),

@@ -91,6 +91,10 @@ class MixtureOfThoughts:
         N = self.num_thoughts
         return [self.thoughts[index // N**place % N] for place in reversed(range(self.thought_length))]
 
+    def index_of(self, word: list[int]) -> int:
+        """The index of a thought by its digits [L], each 0 .. N - 1."""
+        return word_index(word, self.num_thoughts)
+
     def think(
         self,
         prompt: Prompt,
@@ -153,8 +157,8 @@ class MixtureOfThoughts:
                 raise ValueError(f"--{name} {value}: {way_out}")
 
         batch, router_BN, cache = self._prefill(prompts)
-        words_BKL, probability_BK = self._choose(batch, router_BN, cache, prompts, K, creativity, seed)
-        chosen_BK = [[word_index(word, self.num_thoughts) for word in words] for words in words_BKL.tolist()]
+        words_BKL, probability_BK = self.choose(batch, router_BN, cache, prompts, K, creativity, seed)
+        chosen_BK = [[self.index_of(word) for word in words] for words in words_BKL.tolist()]
         generators = []
         for prompt, chosen in zip(prompts, chosen_BK, strict=True):
             copies = [chosen[:i].count(k) for i, k in enumerate(chosen)]
@@ -203,7 +207,7 @@ class MixtureOfThoughts:
         ]
         return [rows[b * K : (b + 1) * K] for b in range(len(prompts))]
 
-    def _choose(
+    def choose(
         self,
         batch: dict[str, Tensor],
         router_BN: Tensor,

@@ -14,6 +14,7 @@ from mot.config import (
     EvaluateSettings,
     ExportSettings,
     ReportSettings,
+    ServeSettings,
     ThinkSettings,
     TrainSettings,
     parse,
@@ -33,6 +34,7 @@ PARSED = {
     "mot export": ExportSettings,
     "mot data": DataSettings,
     "mot report": ReportSettings,
+    "mot serve": ServeSettings,
 }
 
 
@@ -57,6 +59,8 @@ def test_command_is_understood(command):
             parse(TrainSettings, flags, "train_mot.py", "")
         case ["python", "evaluate_diversity.py", *flags]:
             parse(EvaluateSettings, flags, "evaluate_diversity.py", "")
+        case ["python", "serve_mot.py", *flags]:
+            parse(ServeSettings, flags, "serve_mot.py", "")
         case ["mot", name, *flags]:
             parse(PARSED[f"mot {name}"], flags, f"mot {name}", "")
         case ["make", target]:
