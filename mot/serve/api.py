@@ -59,6 +59,7 @@ from mot.serve.bodies import (
 )
 from mot.serve.engine import Ask, Begun, Engine, Failed, Full, Job, Said, Token
 from mot.serve.guard import OPEN, QUEUE_IS_FULL, Guard, Refused, refuse
+from mot.serve.vllm import VllmEngine
 
 log = logging.getLogger("mot.serve")
 
@@ -68,7 +69,7 @@ log = logging.getLogger("mot.serve")
 class Metrics:
     """Prometheus metrics of one server, in a registry of their own."""
 
-    def __init__(self, engine: Engine):
+    def __init__(self, engine: Engine | VllmEngine):
         self.registry, self.engine = CollectorRegistry(), engine
         self.requests = Counter("mot_requests", "requests answered", ["path", "status"], registry=self.registry)
         self.prompt_tokens = Counter("mot_prompt_tokens", "tokens of accepted prompts", registry=self.registry)
@@ -107,7 +108,7 @@ class Metrics:
 class State:
     """What every route sees. `draining`: nothing new is begun. `active`: requests that have not been answered whole."""
 
-    engine: Engine
+    engine: Engine | VllmEngine
     settings: ServeSettings
     metrics: Metrics
     name: str
@@ -119,7 +120,7 @@ class State:
 router = APIRouter()
 
 
-def create_app(engine: Engine, settings: ServeSettings, keys: list[bytes]) -> FastAPI:
+def create_app(engine: Engine | VllmEngine, settings: ServeSettings, keys: list[bytes]) -> FastAPI:
     """The whole app. `app.state.mot` is its State."""
     app = FastAPI(title="Mixture of Thoughts", version=mot.__version__, redirect_slashes=False)
     app.state.mot = state = State(engine, settings, Metrics(engine), Path(settings.model).resolve().name)
@@ -237,7 +238,7 @@ def _limit_prompt(state: State, ids: list[int], max_tokens: int, param: str) -> 
         raise Refused(400, message, param, "context_length_exceeded")
 
 
-def context_of(engine: Engine) -> int:
+def context_of(engine: Engine | VllmEngine) -> int:
     """Tokens that a row may have."""
     return getattr(engine.mixture.model.config, "max_position_embeddings", None) or 2**31
 
@@ -352,7 +353,7 @@ class Following:
             job, event = await self.queue.get()
             if isinstance(event, Failed):
                 log.error("the engine failed", extra={"facts": self.facts | {"error": event.reason}})
-                raise Refused(500, "the engine could not finish this; the server's log says why")
+                raise Refused(event.status, "the engine could not finish this; the server's log says why")
             if isinstance(event, Begun):
                 left[job] -= job.ask.texts == 0
                 N, L = self.state.engine.mixture.num_thoughts, self.state.engine.mixture.thought_length

@@ -92,9 +92,10 @@ class Said:
 
 @dataclass(frozen=True)
 class Failed:
-    """The job could not be finished; nothing follows."""
+    """The job could not be finished; nothing follows. `status`: 503 where another try later may help."""
 
     reason: str
+    status: int = 500
 
 
 class Job:
