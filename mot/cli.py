@@ -153,6 +153,13 @@ def report(argv: list[str] | None = None, prog: str = "mot report") -> None:
     print(write(settings.run))
 
 
+def cost(argv: list[str] | None = None, prog: str = "mot cost") -> None:
+    """what a run would take: FLOPs, hours and dollars, for one GPU or as a table of all"""
+    from mot import costs
+
+    print("\n".join(costs.report(parse(costs.CostSettings, argv, prog, cost.__doc__))))
+
+
 COMMANDS: dict[str, Callable[..., None]] = {
     "train": train,
     "adapt": adapt,
@@ -161,6 +168,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "export": export,
     "data": data,
     "report": report,
+    "cost": cost,
 }
 
 
