@@ -159,8 +159,13 @@ def _train(settings: RunSettings, interruption: Interruption, scratch: str) -> R
     result = Result(output_dir, remote, steps, time.perf_counter() - begin, trainer.last_evaluation, data.notes)
     result.notes += before_and_after(output_dir, result.metrics) if isinstance(settings, AdaptSettings) else []
     if mirror:
-        upload(result, [p.name for p in Path(output_dir).iterdir() if p.is_file() and p.name[0] != "."])
+        upload(result, model_files(output_dir))
     return result
+
+
+def model_files(output_dir: str) -> list[str]:
+    """Names of the files of a finished run, its checkpoints and pages apart."""
+    return [p.name for p in Path(output_dir).iterdir() if p.is_file() and p.name[0] != "."]
 
 
 def upload(result: Result, names: list[str]) -> None:
