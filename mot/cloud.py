@@ -296,7 +296,11 @@ def _start(settings: GceSettings, training: list[str]) -> str:
             f"{shlex.join(['python', door, *flags])} && {last}",
         ]
     )
-    return f'cd {FOLDER} && cat > run.sh <<"END" && tmux new-session -d -s training "bash run.sh"\n{script}\nEND'
+    # A script that runs must not be written over: bash reads it as it goes.
+    free = '{ ! tmux has-session -t training 2>/dev/null || { echo "it trains already: tmux attach -t training"; false; }; }'
+    return (
+        f'cd {FOLDER} && {free} && cat > run.sh <<"END" && tmux new-session -d -s training "bash run.sh"\n{script}\nEND'
+    )
 
 
 def _keeps(settings: GceSettings, training: list[str]) -> str:

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import torch
 
-from mot import adapt, tasks
+from mot import adapt, card, tasks
 from mot.checkpoint import (
     CONFIGURATIONS,
     HISTORY,
@@ -32,7 +32,8 @@ from mot.checkpoint import (
     require_space,
 )
 from mot.config import AdaptSettings, RunSettings
-from mot.costs import LIBRARIES, STATE, activations, cost_of_a_row, parameters
+from mot.costs import LIBRARIES, STATE, activations, cost_of_a_row
+from mot.costs import parameters as count_parameters
 from mot.data import Data, Windows, load_data
 from mot.interrupt import Interruption
 from mot.model import build_model, require_branching
@@ -147,6 +148,7 @@ def _train(settings: RunSettings, interruption: Interruption, scratch: str) -> R
     try:
         trainer.save_model(str(partial))
         if rank == 0:
+            card.write(partial, card.card(settings, trainer.last_evaluation, parameters, steps, len(data.train)))
             publish(partial, Path(output_dir))
     except WRITE_ERRORS as e:
         if not disk_is_full(e):
@@ -284,7 +286,7 @@ def dry_run(settings: RunSettings, data: Data, steps: int) -> list[str]:
         width, layers = config.hidden_size, config.num_hidden_layers
         each = {"4bit": 0.6, "8bit": 1.1}.get(settings.load_in, each)  # bytes of a base's weight
     else:
-        count = trained = parameters(settings, entries)
+        count = trained = count_parameters(settings, entries)
         width, layers, each = settings.hidden_size, settings.num_layers, 0
     rows_per_step = settings.batch_size * settings.gradient_accumulation_steps
     mean_length = data.train.tokens() / len(data.train)

@@ -237,7 +237,9 @@ def remote(gcloud, tmp_path, monkeypatch):
     (folder / "outputs").mkdir()
     (folder / ".venv" / "bin" / "activate").write_text(f'PATH="{folder}/.venv/bin:$PATH"\n')
     executable(folder / ".venv" / "bin" / "python", 'printf "%s\\n" "$@" > seen; echo training; exit "${CODE:-0}"')
-    executable(gcloud.folder / "bin" / "tmux", 'exec bash -c "${@: -1}"')
+    executable(
+        gcloud.folder / "bin" / "tmux", 'if [ "$1" = has-session ]; then [ -e busy ]; else exec bash -c "${@: -1}"; fi'
+    )
     executable(gcloud.folder / "bin" / "sudo", 'echo "$@" > sudo')
 
     def run(words: list[str], code: int = 0) -> Path:
@@ -282,6 +284,15 @@ def test_a_run_that_was_cut_off_stays_to_be_gone_on_with(remote):
     assert seen == ["train_lora_mot.py", "--base_model", "org/base", "--train_file", "a.jsonl", "--resume_from", "auto"]
     assert (folder / "run.sh").exists()
     assert not (folder / "sudo").exists()
+
+
+def test_a_run_that_goes_on_is_not_written_over(remote, tmp_path):
+    folder = tmp_path / "machine" / cloud.FOLDER
+    (folder / "busy").touch()
+    (folder / "run.sh").write_text("the first run's")
+    remote(["--", "--task", "forks"])
+    assert (folder / "run.sh").read_text() == "the first run's"
+    assert not (folder / "seen").exists()
 
 
 def test_a_zone_without_room_is_left_for_the_next(gcloud, capsys):
