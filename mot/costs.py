@@ -175,9 +175,9 @@ def report(settings: CostSettings) -> list[str]:
             continue
         e, price = estimate(settings, about), about["spot" if settings.spot else "on_demand"]
         room = f"about {e.gib:.1f} of {about['memory_gib']} GiB" + (
-            "" if e.fits else ": too much; lower --batch_size, or --save_memory"
+            "" if e.fits else ": too much; lower --batch_size, or --save_memory (not counted)"
         )
-        lines.append(f"{gpu:6}{about['machine']:17}{price:8.3f}{e.hours:10,.1f}{e.dollars:11,.2f}   {room}")
+        lines.append(f"{gpu:6}{about['machine']:17}{price:8.3f}{e.hours:10,.2f}{e.dollars:11,.2f}   {room}")
     if not settings.gpu:
         lines += [f"{gpu:6}unsupported: {why}" for gpu, why in known["unsupported"].items()]
     if settings.spot:

@@ -8,6 +8,7 @@ $FAKE_GCLOUD/answers.json may hold [{"if": "text of a call", "code": 1, "stdout"
 import json
 import os
 import re
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -99,6 +100,21 @@ def split_list(value: str) -> list[str]:
     if found := re.match(r"\^(.+?)\^", value):
         return value[found.end() :].split(found[1])
     return value.split(",")
+
+
+def install(folder: Path, here: Path, monkeypatch) -> None:
+    """Put this gcloud first on PATH, its notes into `folder`, and make `here` a git repository and the working directory."""
+    (folder / "bin").mkdir(parents=True)
+    (folder / "bin" / "gcloud").symlink_to(Path(__file__).resolve())
+    (folder / "bin" / "python3").symlink_to(sys.executable)
+    monkeypatch.setenv("PATH", f"{folder / 'bin'}:{os.environ['PATH']}")
+    monkeypatch.setenv("FAKE_GCLOUD", str(folder))
+    monkeypatch.delenv("CLOUDSDK_CORE_PROJECT", raising=False)
+    here.mkdir(exist_ok=True)
+    monkeypatch.chdir(here)
+    (here / "train.txt").write_text("to be or not to be\n" * 9)
+    for words in (["init", "-q"], ["add", "."], ["-c", "user.name=a", "-c", "user.email=a@b", "commit", "-qm", "one"]):
+        subprocess.run(["git", *words], check=True)
 
 
 def main() -> int:

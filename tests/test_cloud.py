@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from fake_gcloud import Misunderstood, split_list, understand
+from fake_gcloud import Misunderstood, install, split_list, understand
 
 from mot import cli, cloud
 from mot.cloud import GceSettings, VertexSettings, container_flags, cost_so_far, gce, vertex
@@ -49,21 +49,10 @@ class FakeGcloud:
 
 
 @pytest.fixture(autouse=True)
-def gcloud(tmp_path, monkeypatch, root) -> FakeGcloud:
+def gcloud(tmp_path, monkeypatch) -> FakeGcloud:
     """A fake gcloud first on PATH, in a folder that is a git repository with one commit."""
     folder = tmp_path / "fake"
-    (folder / "bin").mkdir(parents=True)
-    (folder / "bin" / "gcloud").symlink_to(root / "tests" / "fake_gcloud.py")
-    (folder / "bin" / "python3").symlink_to(sys.executable)
-    monkeypatch.setenv("PATH", f"{folder / 'bin'}:{os.environ['PATH']}")
-    monkeypatch.setenv("FAKE_GCLOUD", str(folder))
-    monkeypatch.delenv("CLOUDSDK_CORE_PROJECT", raising=False)
-    here = tmp_path / "here"
-    here.mkdir()
-    monkeypatch.chdir(here)
-    Path("train.txt").write_text("to be or not to be\n" * 9)
-    for words in (["init", "-q"], ["add", "."], ["-c", "user.name=a", "-c", "user.email=a@b", "commit", "-qm", "one"]):
-        subprocess.run(["git", *words], check=True)
+    install(folder, tmp_path / "here", monkeypatch)
     return FakeGcloud(folder)
 
 

@@ -7,7 +7,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from fake_gcloud import install, understand
 
+from mot import cli, config
 from mot.config import (
     AdaptSettings,
     DataSettings,
@@ -18,6 +20,7 @@ from mot.config import (
     TrainSettings,
     parse,
 )
+from mot.costs import CostSettings
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -33,7 +36,10 @@ PARSED = {
     "mot export": ExportSettings,
     "mot data": DataSettings,
     "mot report": ReportSettings,
+    "mot cost": CostSettings,
 }
+if hasattr(config, "ServeSettings"):  # another branch brings it
+    PARSED |= {"serve_mot.py": config.ServeSettings, "mot serve": config.ServeSettings}
 
 
 def fences(language: str) -> list[tuple[str, str]]:
@@ -46,7 +52,7 @@ def commands() -> list[str]:
 
 
 @pytest.mark.parametrize("command", commands())
-def test_command_is_understood(command):
+def test_command_is_understood(command, tmp_path, monkeypatch, capsys):
     words = shlex.split(command)
     while re.fullmatch(r"[A-Z_]+=.*", words[0]):
         words = words[1:]
@@ -55,6 +61,30 @@ def test_command_is_understood(command):
             parse(PARSED[door], flags, door, "")
         case ["torchrun", "--nproc_per_node", n, "train_mot.py", *flags] if n.isdecimal():
             parse(TrainSettings, flags, "train_mot.py", "")
+        case ["python", "serve_mot.py", *flags]:
+            assert ("serve_mot.py" in PARSED) == (ROOT / "serve_mot.py").exists()
+            if "serve_mot.py" in PARSED:
+                parse(PARSED["serve_mot.py"], flags, "serve_mot.py", "")
+        case ["mot", "cloud", *flags]:  # prints a script, which a gcloud that knows the real one's flags understands
+            cli.main(["cloud", *flags])
+            script = capsys.readouterr().out
+            install(tmp_path / "fake", tmp_path / "here", monkeypatch)
+            if "engine" in command:
+                compile(script, command, "exec")
+            else:
+                subprocess.run(["bash", "-e", "-c", script], check=True)
+                assert (tmp_path / "fake" / "calls").read_text()
+        case ["gcloud", *flags]:
+            understand(flags)
+        case ["git", "clone", url]:
+            assert url.endswith("/mixture-of-thoughts.git")
+        case ["mkdir" | "echo", *_]:
+            (tmp_path / "data").mkdir(exist_ok="mkdir" in command)
+            subprocess.run(["bash", "-e", "-c", command], cwd=tmp_path, check=True)
+        case ["wandb", name]:
+            from wandb.cli.cli import cli as wandb
+
+            assert name in wandb.commands
         case ["python", "evaluate_diversity.py", *flags]:
             parse(EvaluateSettings, flags, "evaluate_diversity.py", "")
         case ["mot", name, *flags]:
