@@ -25,7 +25,7 @@ from mot.costs import CostSettings
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 FENCE = re.compile(r"```(\w+)\n(.*?)```", re.DOTALL)
-LINK = re.compile(r"\]\(([^)#:]+)\)")
+LINK = re.compile(r"\]\(([^)#:]*)(?:#([^)]+))?\)")  # of this repository: (path, heading)
 PARSED = {
     "train_mot.py": TrainSettings,
     "mot train": TrainSettings,
@@ -105,8 +105,23 @@ def test_command_is_understood(command, tmp_path, monkeypatch, capsys):
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_links_lead_somewhere(page):
-    for target in LINK.findall(page.read_text()):
-        assert (page.parent / target).exists(), target
+    for path, heading in LINK.findall(page.read_text()):
+        target = page.parent / path if path else page
+        assert target.exists(), path
+        if heading:
+            words = re.findall(r"^#+ (.+)$", target.read_text(), re.MULTILINE)
+            assert heading in {re.sub(r"[^\w -]", "", w.lower()).replace(" ", "-") for w in words}, (path, heading)
+
+
+def test_every_page_is_reached_from_the_readme():
+    reached, new = set(), {ROOT / "README.md"}
+    while new:
+        reached |= new
+        found = {
+            (p.parent / path).resolve() for p in new for path, _ in LINK.findall(p.read_text()) if path.endswith(".md")
+        }
+        new = found - reached
+    assert set(PAGES) <= reached
 
 
 def test_readme_python_runs_as_it_stands(text_run, capsys):
