@@ -40,6 +40,7 @@ WRITTEN = (
     "tokenizer*.json",
     "special_tokens_map.json",
     "chat_template.jinja",
+    "README.md",
     ".partial",
     "checkpoint-*",
 )

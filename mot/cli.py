@@ -5,6 +5,7 @@ Each command parses first and imports torch after, so that --help and a mistyped
 
 import sys
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from mot.config import (
     DATASETS,
@@ -22,6 +23,9 @@ from mot.config import (
 )
 from mot.interrupt import Interruption
 
+if TYPE_CHECKING:
+    from mot.train import Result
+
 
 def train(argv: list[str] | None = None, prog: str = "mot train") -> None:
     """train a mixture of thoughts on text, .jsonl rows or a built-in task"""
@@ -33,7 +37,7 @@ def adapt(argv: list[str] | None = None, prog: str = "mot adapt") -> None:
     _run(parse(AdaptSettings, argv, prog, adapt.__doc__))
 
 
-def _run(settings: RunSettings) -> None:
+def _run(settings: RunSettings) -> "Result | None":
     _quiet()
     from mot import evaluate, report
     from mot.train import train as run
@@ -41,7 +45,7 @@ def _run(settings: RunSettings) -> None:
 
     result = run(settings)
     if result is None:
-        return
+        return None
     try:
         page = str(report.write(result.output_dir))
     except OSError as e:  # the model is written: a disk that is full now costs the pictures only
@@ -65,6 +69,7 @@ def _run(settings: RunSettings) -> None:
         console.print(f"\n{what}: {prompt}", markup=False)
         console.print(report.side_by_side(thoughts, [f"answers {a}" if a else "not an answer" for a in answers]))
         console.print(found.line(settings.task), soft_wrap=True)
+    return result
 
 
 def think(argv: list[str] | None = None, prog: str = "mot think") -> None:
@@ -163,6 +168,64 @@ def report(argv: list[str] | None = None, prog: str = "mot report") -> None:
     print(write(settings.run))
 
 
+def cost(argv: list[str] | None = None, prog: str = "mot cost") -> None:
+    """what a run would take: FLOPs, hours and dollars, for one GPU or as a table of all"""
+    from mot import costs
+
+    print("\n".join(costs.report(parse(costs.CostSettings, argv, prog, cost.__doc__))))
+
+
+def cloud(argv: list[str] | None = None, prog: str = "mot cloud") -> None:
+    """train on Google Cloud: prints the exact commands for a machine (gce) or a job (vertex); --go runs them"""
+    from mot import cloud
+
+    argv = sys.argv[1:] if argv is None else argv
+    routes = {
+        "gce": (cloud.GCE, cloud.GceSettings, cloud.gce),
+        "vertex": (cloud.VERTEX, cloud.VertexSettings, cloud.vertex),
+    }
+    usage = [f"mot cloud {route} {'|'.join(actions)} [flags]" for route, (actions, _, _) in routes.items()]
+    route, action, *words = [*argv[:2], *[""] * (2 - len(argv)), *argv[2:]]
+    if route in ("", "-h", "--help") or (route in routes and action in ("", "-h", "--help")):
+        print(
+            "usage: " + "\n       ".join([*usage, "... train|submit ... -- FLAGS OF train_mot.py OR train_lora_mot.py"])
+        )
+        print("\nwith an action, --help lists its flags; docs/cloud.md tells the whole story")
+        return
+    if route not in routes:
+        raise ValueError(f"mot cloud {route}: unknown; there is {' and '.join(routes)}")
+    flags, training = (words[: words.index("--")], words[words.index("--") + 1 :]) if "--" in words else (words, [])
+    actions, kind, make = routes[route]
+    if action not in actions:
+        raise ValueError(f"mot cloud {route} {action}: unknown; there is {', '.join(actions)}")
+    if (route, action) == ("vertex", "run"):
+        _run_in_container(flags + training)
+        return
+    settings = parse(kind, flags, f"{prog} {route} {action}", cloud.__doc__.split("\n")[0])
+    plan = make(action, settings, training)
+    if settings.go:
+        cloud.run(plan, settings)
+    else:
+        print(plan.script())
+
+
+def _run_in_container(words: list[str]) -> None:
+    """Vertex AI: train into AIP_CHECKPOINT_DIR, resume from it, and put the finished model into AIP_MODEL_DIR."""
+    import os
+
+    from mot.cloud import container_flags
+
+    flags = container_flags(words, dict(os.environ))
+    kind = AdaptSettings if any(flag.startswith("--base_model") for flag in flags) else TrainSettings
+    result = _run(parse(kind, flags, "mot cloud vertex run", ""))
+    if result and os.environ.get("AIP_MODEL_DIR"):
+        from mot.train import model_files, upload
+
+        result.remote = os.environ["AIP_MODEL_DIR"].rstrip("/")
+        upload(result, model_files(result.output_dir))
+        print(f"model    {result.remote}")
+
+
 COMMANDS: dict[str, Callable[..., None]] = {
     "train": train,
     "adapt": adapt,
@@ -172,6 +235,8 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "serve": serve,
     "data": data,
     "report": report,
+    "cost": cost,
+    "cloud": cloud,
 }
 
 

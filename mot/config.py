@@ -15,6 +15,10 @@ from typing import NoReturn, TypeVar
 
 Settings = TypeVar("Settings")
 
+ANNEAL = 0.6  # of the steps: the E-step's temperature falls geometrically
+DIVERSITY_FROM = ANNEAL  # of the steps: earlier it would cement whatever difference is learnt first
+DIVERSITY_SHARE, DIVERSITY_THOUGHTS = 1 / 16, 4  # on this share of the rows, between the winner and three others
+
 
 def setting(default, help, unit="", group="run", low=None, high=None, above=None, endless=False, positional=False):
     """A dataclass field with what a person needs to know: help, unit, the range `[low, high]` or `> above`, may it be inf.

@@ -30,6 +30,7 @@ from transformers import (
 
 from mot.adapt import ADAPTER, open_adapter
 from mot.config import TrainSettings
+from mot.costs import mlp_width
 from mot.thoughts import draw_words, mixture_nll, oracle_nll, specialisation
 from mot.tokenizer import thought_ids
 
@@ -51,7 +52,7 @@ def build_model(settings: TrainSettings, tokenizer: PreTrainedTokenizerBase) -> 
     config = LlamaConfig(
         vocab_size=len(tokenizer),
         hidden_size=settings.hidden_size,
-        intermediate_size=-(-settings.hidden_size * 8 // 3 // 32) * 32,
+        intermediate_size=mlp_width(settings.hidden_size),
         num_hidden_layers=settings.num_layers,
         num_attention_heads=settings.heads(),
         max_position_embeddings=max(2048, settings.seq_length + settings.thought_length),

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import torch
 
-from mot import adapt, tasks
+from mot import adapt, card, tasks
 from mot.checkpoint import (
     CONFIGURATIONS,
     HISTORY,
@@ -32,14 +32,15 @@ from mot.checkpoint import (
     require_space,
 )
 from mot.config import AdaptSettings, RunSettings
+from mot.costs import LIBRARIES, STATE, activations, cost_of_a_row
+from mot.costs import parameters as count_parameters
 from mot.data import Data, Windows, load_data
 from mot.interrupt import Interruption
 from mot.model import build_model, require_branching
 from mot.storage import Mirror, is_remote
 from mot.tracking import METRICS, RunLog, read_metrics, require, trackers
-from mot.trainer import DIVERSITY_FROM, DIVERSITY_SHARE, DIVERSITY_THOUGHTS, MixtureTrainer
+from mot.trainer import MixtureTrainer
 
-LIBRARIES = 0.5 * 2**30  # bytes, resident once torch and transformers are imported
 # A checkpoint may be gone on from with other values of these: where data lie (not which), and how they are computed.
 FREE = {"train_file", "eval_file", "general_file", "tokenizer", "base_model", "num_epochs", "max_steps"}
 FREE |= {"num_workers", "save_memory"}
@@ -147,6 +148,7 @@ def _train(settings: RunSettings, interruption: Interruption, scratch: str) -> R
     try:
         trainer.save_model(str(partial))
         if rank == 0:
+            card.write(partial, card.card(settings, trainer.last_evaluation, parameters, steps, len(data.train)))
             publish(partial, Path(output_dir))
     except WRITE_ERRORS as e:
         if not disk_is_full(e):
@@ -159,8 +161,13 @@ def _train(settings: RunSettings, interruption: Interruption, scratch: str) -> R
     result = Result(output_dir, remote, steps, time.perf_counter() - begin, trainer.last_evaluation, data.notes)
     result.notes += before_and_after(output_dir, result.metrics) if isinstance(settings, AdaptSettings) else []
     if mirror:
-        upload(result, [p.name for p in Path(output_dir).iterdir() if p.is_file() and p.name[0] != "."])
+        upload(result, model_files(output_dir))
     return result
+
+
+def model_files(output_dir: str) -> list[str]:
+    """Names of the files of a finished run, its checkpoints and pages apart."""
+    return [p.name for p in Path(output_dir).iterdir() if p.is_file() and p.name[0] != "."]
 
 
 def upload(result: Result, names: list[str]) -> None:
@@ -268,56 +275,34 @@ def out_of_memory(settings: RunSettings, e: BaseException) -> str:
     return f"out of memory ({str(e).splitlines()[0][:120] if str(e) else 'MemoryError'}); give {', or '.join(advice)}"
 
 
-def cost_of_a_row(settings: RunSettings, data: Data) -> float:
-    """Training FLOPs of a row, in units of one token's forward pass through the model; a backward pass is two of them.
-
-        3 (P + L + T)  M-step   +   P + N (L + T_scored)  E-step   +   3 (M - 1) (P + L + T)  compared rows, where there are
-
-    P, T: mean lengths of prompt and continuation; L thought tokens in a thought. That attention costs more for a late token
-    than for an early one is left out, on both sides alike.
-    """
-    P, T = data.train.mean_lengths()
-    scored = min(settings.estep_tokens or T, T) if isinstance(data.train, Windows) else T
-    N, L = settings.num_thoughts, settings.thought_length
-    if N == 1:
-        return 3 * (P + T)
-    carries = 1 - settings.thought_dropout
-    compared = (1 - DIVERSITY_FROM) * DIVERSITY_SHARE * carries * (settings.diversity_weight > 0)
-    others = min(DIVERSITY_THOUGHTS, N) - 1
-    return 3 * (P + carries * L + T) + carries * (P + N * (L + scored)) + 3 * compared * others * (P + L + T)
-
-
 def dry_run(settings: RunSettings, data: Data, steps: int) -> list[str]:
     """What a run would take: parameters, tokens, steps, memory."""
-    adapting = isinstance(settings, AdaptSettings)
-    with torch.device("meta"):  # shapes without weights
-        tokenizer = data.tokenizer
-        model = adapt.adapt(settings, tokenizer, empty=True) if adapting else build_model(settings, tokenizer)
-    parameters, trained = model.num_parameters(), model.num_parameters(only_trainable=True)
-    config = model.get_base_model().config.get_text_config() if adapting else model.config
+    adapting, entries = isinstance(settings, AdaptSettings), len(data.tokenizer)
+    if adapting:
+        with torch.device("meta"):  # shapes without weights
+            model = adapt.adapt(settings, data.tokenizer, empty=True)
+        count, trained = model.num_parameters(), model.num_parameters(only_trainable=True)
+        config, each = model.get_base_model().config.get_text_config(), model.dtype.itemsize
+        width, layers = config.hidden_size, config.num_hidden_layers
+        each = {"4bit": 0.6, "8bit": 1.1}.get(settings.load_in, each)  # bytes of a base's weight
+    else:
+        count = trained = count_parameters(settings, entries)
+        width, layers, each = settings.hidden_size, settings.num_layers, 0
     rows_per_step = settings.batch_size * settings.gradient_accumulation_steps
     mean_length = data.train.tokens() / len(data.train)
-    thoughts = settings.num_thoughts if settings.num_thoughts > 1 else 0
-    each = {"4bit": 0.6, "8bit": 1.1}.get(settings.load_in, model.dtype.itemsize) if adapting else 0
-    state = 16 * trained + each * (
-        parameters - trained
-    )  # fp32 weights, gradients and two moments; a base's weights alone
-    # A token leaves about 30 values of the model's width in every layer for the backward pass, and its logits three times.
-    per_token = 30 * config.hidden_size * config.num_hidden_layers + 3 * len(data.tokenizer)
     plain = ""
-    if thoughts:
-        ratio = cost_of_a_row(settings, data) / cost_of_a_row(replace(settings, num_thoughts=1), data)
+    if settings.num_thoughts > 1:
+        lengths, windows = data.train.mean_lengths(), isinstance(data.train, Windows)
+        without = replace(settings, num_thoughts=1)
+        ratio = cost_of_a_row(settings, *lengths, windows) / cost_of_a_row(without, *lengths, windows)
         plain = f"; a plain model has the same training FLOPs with --num_thoughts 1 --max_steps {round(steps * ratio)}"
-    rows = settings.batch_size * (1 + DIVERSITY_SHARE * (min(DIVERSITY_THOUGHTS, thoughts or 1) - 1))
-    activations = rows * mean_length * per_token * (2 if settings.fp16 or settings.bf16 else 4)
-    scored = min(settings.estep_tokens or settings.seq_length, mean_length)
-    read = settings.thought_length - 1 + scored
-    estep = settings.batch_size * thoughts * read * 2 * len(data.tokenizer) * 4  # logits and their softmax
+    state = STATE * trained + each * (count - trained)
+    kept, estep = activations(settings, width, layers, entries, mean_length, settings.fp16 or settings.bf16)
     return [
         *data.notes,
-        f"parameters  {parameters:,}" + f", of which {trained:,} are trained ({trained / parameters:.2%})" * adapting,
+        f"parameters  {count:,}" + f", of which {trained:,} are trained ({trained / count:.2%})" * adapting,
         f"tokens      {data.train.tokens():,} to train on in {len(data.train):,} rows, {data.eval.tokens():,} held out in {len(data.eval):,} rows",
         f"steps       {steps:,} of {rows_per_step} rows: {steps * rows_per_step / len(data.train):.2f} epochs, {steps * rows_per_step * mean_length:,.0f} tokens{plain}",
-        f"memory      about {(LIBRARIES + state + max(activations, estep)) / 2**30:.2f} GiB: {LIBRARIES / 2**30:.2f} Python and libraries, "
-        f"{state / 2**30:.2f} weights and optimizer, {activations / 2**30:.2f} activations or {estep / 2**30:.2f} E-step",
+        f"memory      about {(LIBRARIES + state + max(kept, estep)) / 2**30:.2f} GiB: {LIBRARIES / 2**30:.2f} Python and libraries, "
+        f"{state / 2**30:.2f} weights and optimizer, {kept / 2**30:.2f} activations or {estep / 2**30:.2f} E-step",
     ]

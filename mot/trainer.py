@@ -28,7 +28,7 @@ from transformers import PrinterCallback, Trainer, TrainingArguments
 
 from mot import adapt
 from mot.checkpoint import HISTORY, WRITE_ERRORS, discard, disk_is_full, prune, seal, write_whole
-from mot.config import AdaptSettings, RunSettings
+from mot.config import ANNEAL, DIVERSITY_FROM, DIVERSITY_SHARE, DIVERSITY_THOUGHTS, AdaptSettings, RunSettings
 from mot.data import Batches, Data, Windows, branch, collate_windows, encode_prompts
 from mot.interrupt import Interruption
 from mot.model import base_logprobs, evaluating, lay_out, score, thought_logprobs
@@ -39,10 +39,7 @@ from mot.tokenizer import thought_ids
 from mot.tracking import PROJECT, RunLog
 
 COOLED = 1 / 20  # tau of the responsibilities falls from --estep_temperature to this share of it
-ANNEAL = 0.6  # of the steps: tau falls geometrically
-DIVERSITY_FROM = ANNEAL  # of the steps: earlier it would cement whatever difference is learnt first
 DIVERSITY_CAP = 0.5  # of log M: more is not rewarded, or text pays for it in likelihood
-DIVERSITY_SHARE, DIVERSITY_THOUGHTS = 1 / 16, 4  # on this share of the rows, between the winner and three others
 SPIKE, REMEMBERED = 6.0, 128  # a loss so many standard deviations above the mean of the last so many is not learnt from
 STEADY = 0.02  # of the mean: a deviation is taken for at least that, or leaving a plateau would be a spike
 PATIENCE = 10  # updates skipped in a row before the run gives up

@@ -4,6 +4,7 @@ import json
 import os
 import random
 import tempfile
+import time
 from pathlib import Path
 
 import pytest
@@ -81,3 +82,44 @@ def text_run(text_file, tmp_path_factory) -> Path:
     """A run on the characters of `text_file`; it has checkpoint-2 and checkpoint-4."""
     output = tmp_path_factory.mktemp("characters") / "run"
     return trained(output, train_file=str(text_file), vocab_size=100, seq_length=32, batch_size=8, save_every=2)
+
+
+@pytest.fixture(scope="module")
+def emulator():
+    """A bucket server in this process; `arrived` lists what it was told to write and delete, in order."""
+    import fsspec
+    from gcp_storage_emulator.server import create_server
+
+    server = create_server("127.0.0.1", 0, in_memory=True, default_bucket="bucket")
+    server.arrived, server.before_write = [], lambda name: None
+    create, delete = server._storage.create_file, server._storage.delete_file
+
+    def seen_create(bucket, name, *rest, **more):
+        server.before_write(name)
+        server.arrived.append(f"+{name}")
+        return create(bucket, name, *rest, **more)
+
+    def seen_delete(bucket, name, *rest, **more):
+        server.arrived.append(f"-{name}")
+        return delete(bucket, name, *rest, **more)
+
+    server._storage.create_file, server._storage.delete_file = seen_create, seen_delete
+    server.start()
+    while server._api._httpd is None:
+        time.sleep(0.01)
+    with pytest.MonkeyPatch.context() as patch:
+        host = f"http://127.0.0.1:{server._api._httpd.server_port}"
+        patch.setenv("STORAGE_EMULATOR_HOST", host)
+        patch.setenv("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")  # `put` may import gcsfs before mot.storage does
+        patch.setenv("FSSPEC_GS", '{"token": "anon"}')  # for processes started here; this one has read it already
+        patch.setitem(fsspec.config.conf, "gs", {"token": "anon"})
+        yield server
+    server.stop()
+
+
+@pytest.fixture
+def bucket(emulator):
+    """An empty bucket."""
+    emulator.wipe(keep_buckets=True)
+    emulator.arrived.clear()
+    return emulator

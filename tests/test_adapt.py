@@ -305,7 +305,12 @@ def test_peft_and_transformers_open_it_in_a_process_without_mot(architecture, ma
     assert done.stdout == "same\n"
     names = {path.name for path in run.iterdir() if path.is_file()}
     assert {"adapter_model.safetensors", "adapter_config.json", "mot.json", "tokenizer.json"} <= names
-    assert not names & {"config.json", "model.safetensors", "README.md"}
+    assert not names & {"config.json", "model.safetensors"}
+    card = (run / "README.md").read_text()  # ours, not peft's form
+    assert card.startswith(
+        "---\nlibrary_name: peft\npipeline_tag: text-generation\ntags:\n- mixture-of-thoughts\n- lora\n---\n"
+    )
+    assert "python train_lora_mot.py" in card
 
 
 def test_an_adapter_weighs_little(made):

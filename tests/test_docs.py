@@ -7,7 +7,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from fake_gcloud import install, understand
 
+from mot import cli
 from mot.config import (
     AdaptSettings,
     DataSettings,
@@ -19,11 +21,12 @@ from mot.config import (
     TrainSettings,
     parse,
 )
+from mot.costs import CostSettings
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 FENCE = re.compile(r"```(\w+)\n(.*?)```", re.DOTALL)
-LINK = re.compile(r"\]\(([^)#:]+)\)")
+LINK = re.compile(r"\]\(([^)#:]*)(?:#([^)]+))?\)")  # of this repository: (path, heading)
 PARSED = {
     "train_mot.py": TrainSettings,
     "mot train": TrainSettings,
@@ -34,6 +37,7 @@ PARSED = {
     "mot export": ExportSettings,
     "mot data": DataSettings,
     "mot report": ReportSettings,
+    "mot cost": CostSettings,
     "mot serve": ServeSettings,
 }
 
@@ -48,7 +52,7 @@ def commands() -> list[str]:
 
 
 @pytest.mark.parametrize("command", commands())
-def test_command_is_understood(command):
+def test_command_is_understood(command, tmp_path, monkeypatch, capsys):
     words = shlex.split(command)
     while re.fullmatch(r"[A-Z_]+=.*", words[0]):
         words = words[1:]
@@ -57,6 +61,26 @@ def test_command_is_understood(command):
             parse(PARSED[door], flags, door, "")
         case ["torchrun", "--nproc_per_node", n, "train_mot.py", *flags] if n.isdecimal():
             parse(TrainSettings, flags, "train_mot.py", "")
+        case ["mot", "cloud", *flags]:  # prints a script, which a gcloud that knows the real one's flags understands
+            cli.main(["cloud", *flags])
+            script = capsys.readouterr().out
+            install(tmp_path / "fake", tmp_path / "here", monkeypatch)
+            if "engine" in command:
+                compile(script, command, "exec")
+            else:
+                subprocess.run(["bash", "-e", "-c", script], check=True)
+                assert (tmp_path / "fake" / "calls").read_text()
+        case ["gcloud", *flags]:
+            understand(flags)
+        case ["git", "clone", url]:
+            assert url.endswith("/mixture-of-thoughts.git")
+        case ["mkdir" | "echo", *_]:
+            (tmp_path / "data").mkdir(exist_ok="mkdir" in command)
+            subprocess.run(["bash", "-e", "-c", command], cwd=tmp_path, check=True)
+        case ["wandb", name]:
+            from wandb.cli.cli import cli as wandb
+
+            assert name in wandb.commands
         case ["python", "evaluate_diversity.py", *flags]:
             parse(EvaluateSettings, flags, "evaluate_diversity.py", "")
         case ["python", "serve_mot.py", *flags]:
@@ -81,8 +105,23 @@ def test_command_is_understood(command):
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_links_lead_somewhere(page):
-    for target in LINK.findall(page.read_text()):
-        assert (page.parent / target).exists(), target
+    for path, heading in LINK.findall(page.read_text()):
+        target = page.parent / path if path else page
+        assert target.exists(), path
+        if heading:
+            words = re.findall(r"^#+ (.+)$", target.read_text(), re.MULTILINE)
+            assert heading in {re.sub(r"[^\w -]", "", w.lower()).replace(" ", "-") for w in words}, (path, heading)
+
+
+def test_every_page_is_reached_from_the_readme():
+    reached, new = set(), {ROOT / "README.md"}
+    while new:
+        reached |= new
+        found = {
+            (p.parent / path).resolve() for p in new for path, _ in LINK.findall(p.read_text()) if path.endswith(".md")
+        }
+        new = found - reached
+    assert set(PAGES) <= reached
 
 
 def test_readme_python_runs_as_it_stands(text_run, capsys):

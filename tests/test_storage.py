@@ -23,47 +23,6 @@ from mot.storage import Mirror, checkpoints, download, fetch, save_dataset
 BUCKET = "gs://bucket"
 
 
-@pytest.fixture(scope="module")
-def emulator():
-    """A bucket server in this process; `arrived` lists what it was told to write and delete, in order."""
-    import fsspec
-    from gcp_storage_emulator.server import create_server
-
-    server = create_server("127.0.0.1", 0, in_memory=True, default_bucket="bucket")
-    server.arrived, server.before_write = [], lambda name: None
-    create, delete = server._storage.create_file, server._storage.delete_file
-
-    def seen_create(bucket, name, *rest, **more):
-        server.before_write(name)
-        server.arrived.append(f"+{name}")
-        return create(bucket, name, *rest, **more)
-
-    def seen_delete(bucket, name, *rest, **more):
-        server.arrived.append(f"-{name}")
-        return delete(bucket, name, *rest, **more)
-
-    server._storage.create_file, server._storage.delete_file = seen_create, seen_delete
-    server.start()
-    while server._api._httpd is None:
-        time.sleep(0.01)
-    with pytest.MonkeyPatch.context() as patch:
-        host = f"http://127.0.0.1:{server._api._httpd.server_port}"
-        patch.setenv("STORAGE_EMULATOR_HOST", host)
-        patch.setenv("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")  # `put` may import gcsfs before mot.storage does
-        patch.setenv("FSSPEC_GS", '{"token": "anon"}')  # for processes started here; this one has read it already
-        patch.setitem(fsspec.config.conf, "gs", {"token": "anon"})
-        yield server
-    server.stop()
-
-
-@pytest.fixture
-def bucket(emulator):
-    """An empty bucket."""
-    emulator.wipe(keep_buckets=True)
-    emulator.arrived.clear()
-    return emulator
-
-
 @pytest.fixture(autouse=True)
 def cache(tmp_path, monkeypatch) -> Path:
     monkeypatch.setenv("MOT_CACHE", str(tmp_path / "cache"))
