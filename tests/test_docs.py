@@ -1,5 +1,6 @@
 """Law 9: every command in README and docs is run or parsed from its own text, and every internal link leads somewhere."""
 
+import os
 import re
 import shlex
 import subprocess
@@ -145,3 +146,30 @@ def test_every_flag_of_the_guide_is_a_flag_here():
     flags = set(re.findall(r"--([a-z0-9_]+)", "\n".join(blocks)))
     assert {"train_file", "num_thoughts", "warmup_ratio"} <= flags
     assert flags <= set(TrainSettings.__dataclass_fields__)
+
+
+def idea(output: Path, *words: str) -> list[list[str]]:
+    """bench/idea.py's picture, read again: the texts of every line, by class."""
+    from xml.etree import ElementTree
+
+    subprocess.run(
+        [sys.executable, "bench/idea.py", "--output", output, *words],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        check=True,
+    )
+    texts = ElementTree.parse(output).getroot().iter("{http://www.w3.org/2000/svg}text")
+    return [[text.get("class"), text.text] for text in texts]
+
+
+def test_the_readmes_picture_is_drawn_by_the_project(tmp_path, tiny_run):
+    texts = idea(tmp_path / "idea.svg")
+    assert (tmp_path / "idea.svg").read_text() == (ROOT / "docs" / "idea.svg").read_text()
+    said = [text for _, text in texts if text.startswith("answer")]
+    assert len(said) == 16
+    assert len({text.split()[1] for text in said[:8]}) == 5  # of eight draws: 5.25 are to be expected
+    assert sum("again" in text for text in said[:8]) == sum(kind == "rep" for kind, _ in texts) == 3
+    assert len(set(said[8:])) == 8
+    measured = idea(tmp_path / "measured.svg", "--model", str(tiny_run))
+    assert sum(text.startswith(("answer", "no answer")) for _, text in measured) == 8 + 4
+    assert [text for _, text in measured if text.startswith("k = ")] == [f"k = {k}" for k in range(4)]
