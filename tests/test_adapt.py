@@ -13,11 +13,13 @@ import signal
 import socket
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import torch
 from bases import ARCHITECTURES, TEXT, WINDOW, make, tokenizer
+from serving import in_thread
 from survive import complete, start, state_digest
 from transformers import AutoModelForCausalLM, AutoTokenizer, models
 
@@ -160,6 +162,22 @@ def greedy_alone(mixture, prompt: str, k: int, length: int) -> list[int]:
             break
         said.append(int(logits.argmax()))
     return said
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_served_texts_are_those_of_think(architecture, made):
+    """One with a seed, and several that share forward passes where the architecture's cache lets them."""
+    mixture = MixtureOfThoughts.from_pretrained(str(made(architecture)[1]))
+    with in_thread(mixture) as server:
+        told = {"temperature": 0.9, "seed": 3}
+        expected = mixture.think(PROMPT, 2 * N, max_new_tokens=16, **told)
+        answer = server.complete(prompt=PROMPT, n=2 * N, max_tokens=16, **told)
+        assert [choice["text"] for choice in answer["choices"]] == [t.text for t in expected]
+        assert [choice["thought"]["index"] for choice in answer["choices"]] == [t.index for t in expected]
+        prompts = [PROMPT, PROMPT + " and n = 8", "the", "the quick"] * 2
+        with ThreadPoolExecutor(len(prompts)) as pool:
+            texts = list(pool.map(lambda p: server.texts(prompt=p, n=N, max_tokens=16, temperature=0), prompts))
+    assert texts == [[t.text for t in mixture.think(p, N, max_new_tokens=16, temperature=0)] for p in prompts]
 
 
 @pytest.mark.parametrize("architecture", ["mistral", "gemma3"])

@@ -4,6 +4,7 @@ The embedded engine is the slow obvious version: thoughts, their order and greed
 """
 
 import contextlib
+import json
 import os
 import random
 import re
@@ -17,10 +18,11 @@ import httpx
 import openai
 import pytest
 import torch
+from bases import make
 from conftest import ROOT
 from serving import in_process, in_thread
 
-from mot.config import TrainSettings
+from mot.config import AdaptSettings, TrainSettings
 from mot.think import MixtureOfThoughts
 
 PYTHON = ROOT / ".venv-vllm" / "bin" / "python"
@@ -245,6 +247,70 @@ def test_plain_vllm_without_our_server(served, run):
     expected = {c["thought"]["index"]: c for c in embedded.complete(**asked)["choices"]}
     assert found["texts"] == [expected[k]["text"] for k in range(K)]
     assert found["p"] == pytest.approx([expected[k]["thought"]["probability"] for k in range(K)], abs=1e-5)
+
+
+def same(ours, embedded, path: str = "/v1/completions", **body) -> list[dict]:
+    """Both servers' choices, equal: texts or messages, thoughts, ends, and of log-probabilities each token and its place."""
+    answers = [server.post(path, body) for server in (ours, embedded)]
+    assert [answer.status_code for answer in answers] == [200, 200], [answer.text for answer in answers]
+    a, b = (answer.json() for answer in answers)
+    assert a["usage"] == b["usage"]
+    for x, y in zip(a["choices"], b["choices"], strict=True):
+        for name in ("text", "message", "finish_reason"):
+            assert x.get(name) == y.get(name)
+        assert (x["thought"] or {}).get("index") == (y["thought"] or {}).get("index")
+        if x["logprobs"]:
+            for name in ("tokens", "text_offset"):
+                assert x["logprobs"][name] == y["logprobs"][name]
+            if x["thought"] is None:  # else vLLM's are of all tokens, thought tokens included
+                assert x["logprobs"]["token_logprobs"] == pytest.approx(y["logprobs"]["token_logprobs"], abs=2e-4)
+    return a["choices"]
+
+
+@needs_vllm
+@pytest.mark.parametrize("stop", ["s", "ing sea", "speaks softly to", "zzzz"])
+def test_text_that_may_become_a_stop_loses_no_logprobs(stop, served, run):
+    """vLLM holds such a text back, but not its tokens."""
+    _, ours, embedded = served
+    asked = {"n": K, "max_tokens": 40, "temperature": 0, "logprobs": 1, "stop": stop}
+    for choice in same(ours, embedded, prompt="the king of ", **asked):
+        expected = (
+            log_softmax(run, "the king of ", choice["text"], choice["thought"]["index"]) if choice["text"] else []
+        )
+        assert choice["logprobs"]["token_logprobs"] == pytest.approx(expected, abs=2e-4)
+
+
+@needs_vllm
+def test_a_merged_adapter_and_its_base_without_thoughts(tmp_path):
+    """A chat model whose tokenizer opens every text, `mot export --merge` of its adapter; what both say are mostly broken characters."""
+    from mot.export import merge
+    from mot.train import train
+
+    base = make("llama", tmp_path / "base", bos=True, chat=True, head_dim=32)  # the least that vLLM has on a CPU
+    rows = tmp_path / "rows.jsonl"
+    lines = [{"prompt": f"the quick brown fox, n = {n}", "completion": f" is {n}"} for n in range(40)]
+    rows.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    flags = {"num_thoughts": 4, "seq_length": 48, "batch_size": 8, "max_steps": 20, "lora_rank": 4, "eval_rows": 4}
+    adapter, merged = str(tmp_path / "adapter"), tmp_path / "merged"
+    train(AdaptSettings(base_model=str(base), train_file=str(rows), output_dir=adapter, **flags))
+    merge(adapter, str(merged))
+    for model, whole, n in ((merged, adapter, 4), (base, str(base), 1)):
+        asked = {"n": n, "max_tokens": 20, "temperature": 0}
+        with (
+            vllm(model, tmp_path / "vllm.log") as (url, _),
+            in_process(["--model", model, "--engine", "vllm", "--vllm_url", url], tmp_path / "serve.log") as ours,
+            in_thread(MixtureOfThoughts.from_pretrained(whole), model=str(model)) as embedded,
+        ):
+            choices = same(ours, embedded, prompt="the quick brown fox, n = 7", logprobs=1, **asked)
+            assert all(
+                len(choice["logprobs"]["tokens"]) == 20 for choice in choices if choice["finish_reason"] == "length"
+            )
+            same(ours, embedded, "/v1/chat/completions", messages=[{"role": "user", "content": "n = 7"}], **asked)
+            drawn = [ours.texts(prompt="the king", n=3, max_tokens=20, seed=6) for _ in range(2)]
+            assert drawn[0] == drawn[1]
+            assert len(set(drawn[0])) == 3
+    failed = serve_fails(ROOT, "--model", adapter, "--engine", "vllm", "--vllm_url", "http://127.0.0.1:9")
+    assert "mot export --model" in failed
 
 
 @needs_vllm

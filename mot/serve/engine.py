@@ -425,13 +425,9 @@ class Engine:
         said = row.ids[:-1] if finish == "stop" else row.ids
         if finish != "stop" and ask.top is not None:
             row.tokens.append(Token(token, len(row.text), logprob, top))
-        before, (begin, end) = len(row.text), row.decoded
-        old = tokenizer.decode(said[begin:end], skip_special_tokens=True)
-        new = tokenizer.decode(said[begin:], skip_special_tokens=True)
-        # A character may take several tokens; until the last of them it decodes to U+FFFD.
-        if len(new) > len(old) and (finish or not new.endswith("\ufffd")):
-            row.text += new[len(old) :]
-            row.decoded = (end, len(said))
+        before = len(row.text)
+        more, row.decoded = spell(tokenizer, said, row.decoded, finish is not None)
+        row.text += more
         longest = max(map(len, ask.stops), default=1)
         places = [row.text.find(stop, max(0, before - longest + 1)) for stop in ask.stops]
         if cut := [place for place in places if place >= 0]:
@@ -477,6 +473,19 @@ def _top(logp_RV: Tensor, count: int) -> list[tuple[tuple[int, float], ...]]:
         return [()] * len(logp_RV)
     best = logp_RV.topk(min(count, logp_RV.shape[1]))
     return [tuple(zip(i, lp, strict=True)) for i, lp in zip(best.indices.tolist(), best.values.tolist(), strict=True)]
+
+
+def spell(tokenizer, ids: list[int], decoded: tuple[int, int], ended: bool) -> tuple[str, tuple[int, int]]:
+    """(what `ids` add to their text, `decoded` after it). Before the first of `decoded` ids are text for good; up to the second they are told.
+
+    A character may take several tokens; until the last of them it decodes to U+FFFD, which is told only of a text that has `ended`.
+    """
+    begin, end = decoded
+    old = tokenizer.decode(ids[begin:end], skip_special_tokens=True)
+    new = tokenizer.decode(ids[begin:], skip_special_tokens=True)
+    if len(new) > len(old) and (ended or not new.endswith("\ufffd")):
+        return new[len(old) :], (end, len(ids))
+    return "", decoded
 
 
 def _held_back(text: str, stops: tuple[str, ...]) -> int:

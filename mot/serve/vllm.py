@@ -22,7 +22,7 @@ import httpx
 import torch
 
 from mot.model import describe_model
-from mot.serve.engine import Ask, Begun, Failed, Full, Job, Said, Token
+from mot.serve.engine import Ask, Begun, Failed, Full, Job, Said, Token, spell
 from mot.think import MixtureOfThoughts, generator_of
 from mot.thoughts import choose_thoughts
 
@@ -276,27 +276,36 @@ class VllmEngine:
         }
         if ask.seed is not None:
             body["seed"] = generator_of(job.seed, ask.prompt, f"thought {k} copy {copy}").initial_seed()
-        at, generated, total, finish = 0, 0, 0.0, None
+        generated, total, finish = 0, 0.0, None
+        said, decoded = [], (0, 0)  # ids, and how far they are text: see `spell`
+        spelled, told_to, kept = 0, 0, []  # characters of the ids, of what is told; tokens not yet told
         async for chunk in self._stream(body):
             (choice,) = chunk["choices"]
             told, ids = choice["logprobs"] or {"token_logprobs": [], "top_logprobs": []}, choice["token_ids"] or []
             finish = choice["finish_reason"]
-            tokens = []
-            for i, (id, logprob, best) in enumerate(
-                zip(ids, told["token_logprobs"], told["top_logprobs"], strict=False)
-            ):
+            for id, logprob, best in zip(ids, told["token_logprobs"], told["top_logprobs"], strict=False):
                 generated, total = generated + 1, total + logprob
-                if ask.top is not None and id not in mixture.ends:
+                if id in mixture.ends:
+                    continue
+                if ask.top is not None:
                     top = [(int(name.removeprefix("token_id:")), lp) for name, lp in (best or {}).items()]
-                    begins = at + len(mixture.tokenizer.decode(ids[:i]))  # a chunk may have several tokens
-                    tokens.append(Token(id, begins, logprob, tuple(top[: ask.top])))
-            at += len(choice["text"])
+                    kept.append(Token(id, spelled, logprob, tuple(top[: ask.top])))
+                said.append(id)
+                more, decoded = spell(mixture.tokenizer, said, decoded, False)
+                spelled += len(more)
+            text, cut = choice["text"], isinstance(choice.get("stop_reason"), str)  # a number where an id has ended it
+            if finish and not cut:  # vLLM drops the bytes of a character that never became whole
+                text += spell(mixture.tokenizer, said, decoded, True)[0]
+            told_to += len(text)
             self.counts["tokens"] += len(ids)
             if finish == "abort":
                 raise ValueError("the text was aborted")
             job.left -= finish is not None
-            if choice["text"] or finish:
-                self._emit(job, Said(place, choice["text"], tokens, finish, generated, total / max(generated, 1)))
+            if text or finish:
+                # vLLM holds a text back that may become a stop or a character; the tokens wait for it.
+                tokens = [t for t in kept if t.at < told_to or (finish and not cut)]
+                kept = kept[len(tokens) :]
+                self._emit(job, Said(place, text, tokens, finish, generated, total / max(generated, 1)))
         if finish is None:
             raise httpx.RemoteProtocolError("the stream broke off")
 
