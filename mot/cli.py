@@ -196,7 +196,7 @@ def cloud(argv: list[str] | None = None, prog: str = "mot cloud") -> None:
         raise ValueError(f"mot cloud {route}: unknown; there is {' and '.join(routes)}")
     flags, training = (words[: words.index("--")], words[words.index("--") + 1 :]) if "--" in words else (words, [])
     actions, kind, make = routes[route]
-    if action not in actions:
+    if action not in actions:  # before its flags are read
         raise ValueError(f"mot cloud {route} {action}: unknown; there is {', '.join(actions)}")
     if (route, action) == ("vertex", "run"):
         _run_in_container(flags + training)

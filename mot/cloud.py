@@ -2,7 +2,7 @@
 
     plan = gce("create", GceSettings(name="mot", gpu="l4", spot=True), [])
     print(plan.script())                  what a person could type
-    run(plan, yes=False)                  --go: asks before what costs money, lists what was left behind if a step fails
+    run(plan, settings)                   --go: asks before what costs money, lists what was left behind if a step fails
 
 A machine of Compute Engine (`gce`) trains in tmux from a script, run.sh, that its start-up script starts again whenever it
 boots; a job of Vertex AI (`vertex`) trains in the container of Dockerfile.train. Both resume from the newest checkpoint.
@@ -21,7 +21,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from mot.config import AdaptSettings, TrainSettings, check_ranges, parse, setting
-from mot.costs import prices, require_gpu
+from mot.costs import price_of, prices, require_gpu
 
 GCE = ("create", "setup", "upload", "train", "status", "logs", "download", "stop", "delete")
 VERTEX = ("build", "submit", "logs", "run")
@@ -174,8 +174,7 @@ def typed(words: list[str]) -> str:
 
 def gce(action: str, settings: GceSettings, training: list[str]) -> Plan:
     """What an action on a machine takes. `training`: flags of train_mot.py (or, with --base_model, train_lora_mot.py)."""
-    if action not in GCE:
-        raise ValueError(f"mot cloud gce {action}: unknown; there is {', '.join(GCE)}")
+    assert action in GCE
     if training and action != "train":
         raise ValueError(f"mot cloud gce {action}: takes no training flags ({training[0]}); they go with `train`")
     if settings.zone is None and action != "create":
@@ -265,7 +264,7 @@ def _create(settings: GceSettings) -> Plan:
     flags.append(f"--metadata=startup-script={STARTUP},shutdown-script={SHUTDOWN}")
     made = ["gcloud", "compute", "instances", "create", settings.name]
     commands = [[*made, f"--zone={zone}", *_project(settings), *flags] for zone in zones]
-    price = about["spot" if settings.spot else "on_demand"]
+    price = price_of(about, settings.spot)
     kind = "spot" if settings.spot else "on demand"
     instances, there = ["gcloud", "compute", "instances"], [settings.name, f"--zone={zones[0]}", *_project(settings)]
     create = Step(
@@ -321,9 +320,7 @@ def cost_so_far(described: str, now: datetime | None = None) -> str:
     about = json.loads(described)
     machine, status = about["machineType"].rsplit("/", 1)[-1], about["status"]
     spot = about.get("scheduling", {}).get("provisioningModel") == "SPOT"
-    price = next(
-        (gpu["spot" if spot else "on_demand"] for gpu in prices()["gpus"].values() if gpu["machine"] == machine), None
-    )
+    price = next((price_of(gpu, spot) for gpu in prices()["gpus"].values() if gpu["machine"] == machine), None)
     if status == "TERMINATED":
         return f"{machine}: stopped; only its disk costs"
     hours = ((now or datetime.now(UTC)) - datetime.fromisoformat(about["lastStartTimestamp"])).total_seconds() / 3600
@@ -336,8 +333,7 @@ def cost_so_far(described: str, now: datetime | None = None) -> str:
 
 def vertex(action: str, settings: VertexSettings, training: list[str]) -> Plan:
     """What an action takes: build the container, submit a job, follow its log."""
-    if action not in VERTEX:
-        raise ValueError(f"mot cloud vertex {action}: unknown; there is {', '.join(VERTEX)}")
+    assert action in VERTEX
     if training and action != "submit":
         raise ValueError(f"mot cloud vertex {action}: takes no training flags ({training[0]}); they go with `submit`")
     where = [f"--region={settings.region}", *_project(settings)]
@@ -372,7 +368,7 @@ def _submit(settings: VertexSettings, training: list[str]) -> Plan:
         raise ValueError("--base_output_dir: missing; e.g. --base_output_dir gs://my-bucket/runs/one")
     about, out = require_gpu(settings.gpu, settings.spot), settings.base_output_dir.rstrip("/")
     flags = training_flags(training, container=True)
-    price = about["spot" if settings.spot else "on_demand"] * (1 + prices()["vertex_surcharge"])
+    price = price_of(about, settings.spot) * (1 + prices()["vertex_surcharge"])
     question = (
         f"Submit a job on {about['machine']} with one {settings.gpu}, about ${price:.2f} an hour and "
         f"${price * settings.max_hours:.2f} in {settings.max_hours:g} hours at most?"
@@ -566,10 +562,16 @@ def _require_gcloud(settings: CloudSettings) -> None:
         raise ValueError(
             "--go: gcloud is not installed; https://cloud.google.com/sdk/docs/install, or leave --go out and copy the commands"
         )
-    if not settings.project and not os.environ.get("CLOUDSDK_CORE_PROJECT"):
-        done = subprocess.run(["gcloud", "config", "get", "project"], capture_output=True, text=True)
-        if done.returncode or done.stdout.strip() in ("", "(unset)"):
-            raise ValueError("--project: none is set; give one, or gcloud config set project PROJECT_ID")
+    if not _project_of(settings):
+        raise ValueError("--project: none is set; give one, or gcloud config set project PROJECT_ID")
+
+
+def _project_of(settings: CloudSettings) -> str:
+    """The flag's, the environment's, else what gcloud is set to; "" if nothing is."""
+    if said := settings.project or os.environ.get("CLOUDSDK_CORE_PROJECT"):
+        return said
+    done = subprocess.run(["gcloud", "config", "get", "project"], capture_output=True, text=True)
+    return "" if done.returncode else done.stdout.strip().removeprefix("(unset)")
 
 
 def _confirm(question: str, yes: bool) -> None:
@@ -589,8 +591,8 @@ def _image(settings: VertexSettings) -> str:
     if settings.image:
         return settings.image
     project = settings.project or os.environ.get("CLOUDSDK_CORE_PROJECT")
-    if not project and settings.go and shutil.which("gcloud"):
-        project = subprocess.run(["gcloud", "config", "get", "project"], capture_output=True, text=True).stdout.strip()
+    if not project and settings.go and shutil.which("gcloud"):  # what is only printed asks nobody
+        project = _project_of(settings)
     if not project:
         raise ValueError("--project: missing; it is part of the container's name (or give --image)")
     return f"{settings.region}-docker.pkg.dev/{project}/mot/train:latest"

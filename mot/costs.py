@@ -142,6 +142,11 @@ def work(settings: CostSettings) -> tuple[int, float, float]:
     return count, settings.tokens / settings.seq_length * each * forward, each / plain
 
 
+def price_of(about: dict, spot: bool) -> float | None:
+    """Dollars an hour of a price list's entry; None where it is not sold so."""
+    return about["spot" if spot else "on_demand"]
+
+
 def estimate(settings: CostSettings, about: dict) -> Estimate:
     """Hours, dollars and memory on the GPU of a price list's entry."""
     count, flops, _ = work(settings)
@@ -150,8 +155,9 @@ def estimate(settings: CostSettings, about: dict) -> Estimate:
     needed = STATE * count + max(
         activations(settings, settings.hidden_size, settings.num_layers, settings.entries(), settings.seq_length, half)
     )
-    price = about["spot" if settings.spot else "on_demand"]
-    return Estimate(hours, hours * (price or 0), needed / 2**30, needed < 0.9 * about["memory_gib"] * 2**30)
+    return Estimate(
+        hours, hours * (price_of(about, settings.spot) or 0), needed / 2**30, needed < 0.9 * about["memory_gib"] * 2**30
+    )
 
 
 def report(settings: CostSettings) -> list[str]:
@@ -173,7 +179,7 @@ def report(settings: CostSettings) -> list[str]:
         if about["on_demand"] is None and not settings.spot:
             lines.append(f"{gpu:6}{about['machine']:17}{'spot only':>8}")
             continue
-        e, price = estimate(settings, about), about["spot" if settings.spot else "on_demand"]
+        e, price = estimate(settings, about), price_of(about, settings.spot)
         room = f"about {e.gib:.1f} of {about['memory_gib']} GiB" + (
             "" if e.fits else ": too much; lower --batch_size, or --save_memory (not counted)"
         )

@@ -274,7 +274,7 @@ def load_model(path: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, lis
     tokenizer.padding_side = "left"
     if not getattr(model, "is_quantized", False):
         model = model.to(torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu")
-    return model.eval(), tokenizer, getattr(model.config, "mot", {"thought_token_ids": []})["thought_token_ids"]
+    return model.eval(), tokenizer, _thoughts(model)
 
 
 def describe_model(path: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, list[int]]:
@@ -284,8 +284,7 @@ def describe_model(path: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase,
     """
     if (Path(path) / ADAPTER).is_file():
         raise ValueError(f"--model {path}: is an adapter; make it whole with `mot export --model {path} --merge`")
-    if not (Path(path) / "config.json").is_file():
-        raise ValueError(f"--model {path}: holds no model (no config.json); give the --output_dir of a finished run")
+    _require_config(path)
     try:
         config = AutoConfig.from_pretrained(path, trust_remote_code=False)
         with torch.device("meta"):
@@ -295,14 +294,22 @@ def describe_model(path: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase,
         tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
     except (OSError, ValueError) as e:
         raise ValueError(f"--model {path}: cannot be read ({' '.join(str(e).split())[:160]})") from None
-    return model, tokenizer, getattr(config, "mot", {"thought_token_ids": []})["thought_token_ids"]
+    return model, tokenizer, _thoughts(model)
 
 
-def _load_whole(path: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def _thoughts(model: PreTrainedModel) -> list[int]:
+    return getattr(model.config, "mot", {"thought_token_ids": []})["thought_token_ids"]
+
+
+def _require_config(path: str) -> None:
     if not (Path(path) / "config.json").is_file():
         raise ValueError(
             f"--model {path}: holds no model (no config.json); give the --output_dir of a finished training run"
         )
+
+
+def _load_whole(path: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    _require_config(path)
     try:
         # Neither pickles (.bin) nor code that lies in the directory (auto_map): loading a model must not run anything.
         model = AutoModelForCausalLM.from_pretrained(path, use_safetensors=True, trust_remote_code=False)

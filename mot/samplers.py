@@ -15,16 +15,12 @@ from transformers import (
     GenerationConfig,
     LogitsProcessor,
     LogitsProcessorList,
-    MinPLogitsWarper,
     PreTrainedModel,
     PreTrainedTokenizerBase,
-    TemperatureLogitsWarper,
-    TopKLogitsWarper,
-    TopPLogitsWarper,
 )
 
 from mot.data import collate_rows
-from mot.think import Draw, generator_of
+from mot.think import Draw, generator_of, warpers
 
 
 @dataclass(frozen=True)
@@ -128,11 +124,8 @@ def _processors(
     temperature = setting.get("temperature", 1.0)
     if temperature == 0:
         return []
-    warpers = [] if temperature == 1 else [TemperatureLogitsWarper(float(temperature))]
-    for name, warper, kind in (("top_k", TopKLogitsWarper, int), ("top_p", TopPLogitsWarper, float)):
-        warpers += [warper(kind(setting.get(name, 0)))] if setting.get(name, 0) else []
-    warpers += [MinPLogitsWarper(setting.get("min_p", 0))] if setting.get("min_p", 0) else []
-    return [*warpers, Draw(generators)]
+    on = warpers(temperature, setting.get("top_p", 1.0), int(setting.get("top_k", 0)), setting.get("min_p", 0.0))
+    return [*on, Draw(generators)]
 
 
 def _prefix(tokenizer: PreTrainedTokenizerBase, tokens: int, g: torch.Generator) -> list[int]:

@@ -28,8 +28,8 @@ from transformers import (
 )
 
 from mot.data import Prompt, collate_rows, encode_prompts
-from mot.model import load_model, prefill, read_thought, score
-from mot.thoughts import choose_thoughts, word_index
+from mot.model import describe_model, load_model, prefill, read_thought, score
+from mot.thoughts import choose_thoughts, repeats, word_index
 from mot.tokenizer import encode
 
 
@@ -66,8 +66,16 @@ class MixtureOfThoughts:
     @classmethod
     def from_pretrained(cls, path: str) -> "MixtureOfThoughts":
         """Load from a directory. Raises ValueError where there is no model."""
-        model, tokenizer, thoughts = load_model(path)
+        return cls._of(*load_model(path))
+
+    @classmethod
+    def _of(cls, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, thoughts: list[int]):
         return cls(model, tokenizer, thoughts, getattr(model.config, "mot", {}).get("thought_length", 1))
+
+    @classmethod
+    def without_weights(cls, path: str) -> "MixtureOfThoughts":
+        """The same for who lets another program compute: tokenizer, thoughts and configuration. Raises ValueError likewise."""
+        return cls._of(*describe_model(path))
 
     @property
     def num_thoughts(self) -> int:
@@ -159,12 +167,9 @@ class MixtureOfThoughts:
         batch, router_BN, cache = self._prefill(prompts)
         words_BKL, probability_BK = self.choose(batch, router_BN, cache, prompts, K, creativity, seed)
         chosen_BK = [[self.index_of(word) for word in words] for words in words_BKL.tolist()]
-        generators = []
-        for prompt, chosen in zip(prompts, chosen_BK, strict=True):
-            copies = [chosen[:i].count(k) for i, k in enumerate(chosen)]
-            generators += [
-                generator_of(seed, prompt, f"thought {k} copy {c}") for k, c in zip(chosen, copies, strict=True)
-            ]
+        generators = [
+            g for prompt, chosen in zip(prompts, chosen_BK, strict=True) for g in generators_of(seed, prompt, chosen)
+        ]
 
         prompt_ids, mask = (batch[name].repeat_interleave(K, 0) for name in ("prompt", "prompt_mask"))
         if self.thoughts:
@@ -176,16 +181,7 @@ class MixtureOfThoughts:
             # generate wants a token that the cache lacks; without thoughts that is the prompt's own last one
             cache.crop(-1)
         record = _RecordLogprobs()
-        warpers: list[LogitsProcessor] = [record]
-        if temperature > 0:
-            warpers.append(TemperatureLogitsWarper(float(temperature)))
-            if top_k > 0:
-                warpers.append(TopKLogitsWarper(top_k))
-            if top_p < 1:
-                warpers.append(TopPLogitsWarper(top_p))
-            if min_p > 0:
-                warpers.append(MinPLogitsWarper(min_p))
-            warpers.append(Draw(generators))
+        drawing = [*warpers(temperature, top_p, top_k, min_p), Draw(generators)] if temperature > 0 else []
         config = GenerationConfig(
             max_new_tokens=max_new_tokens,
             do_sample=False,  # the draw is ours: argmax after Draw
@@ -198,7 +194,7 @@ class MixtureOfThoughts:
             attention_mask=mask,
             past_key_values=cache,
             generation_config=config,
-            logits_processor=LogitsProcessorList(warpers),
+            logits_processor=LogitsProcessorList([record, *drawing]),
         )
         new, logp = out[:, prompt_ids.shape[1] :].tolist(), record.finish(out).tolist()
         rows = [
@@ -237,8 +233,7 @@ class MixtureOfThoughts:
             row_BR, thought_BR = torch.stack([c.row_k for c in chosen]), torch.stack([c.thought_k for c in chosen])
             p_BR = (p_BR[..., None] * logits_BRN.softmax(-1)).flatten(1).gather(1, row_BR * N + thought_BR)
             words_BRL = torch.cat([words_BRL[torch.arange(B)[:, None], row_BR], thought_BR[..., None]], 2)
-        copies_K = torch.arange(k).repeat(-(-K // k))[:K]
-        order_BK = copies_K[p_BR[:, copies_K].argsort(dim=-1, descending=True, stable=True)]
+        order_BK = repeats(p_BR, K)
         _follow(cache, row_BR.gather(1, order_BK), cached)
         return words_BRL[torch.arange(B)[:, None], order_BK], p_BR.gather(1, order_BK)
 
@@ -298,6 +293,21 @@ def _follow(cache, row_BK: Tensor, R: int) -> None:
 def generator_of(seed: int, prompt: Prompt, use: str) -> torch.Generator:
     digest = hashlib.sha256(f"{seed}\0{use}\0{prompt}".encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+
+
+def generators_of(seed: int, prompt: Prompt, chosen: list[int]) -> list[torch.Generator]:
+    """One for each text of a prompt: it depends on the thought that the text follows and on which of its copies it is."""
+    return [generator_of(seed, prompt, f"thought {k} copy {chosen[:i].count(k)}") for i, k in enumerate(chosen)]
+
+
+def warpers(temperature: float, top_p: float = 1.0, top_k: int = 0, min_p: float = 0.0) -> list[LogitsProcessor]:
+    """transformers' own, in its order, of those that are on; `temperature` > 0."""
+    return [
+        TemperatureLogitsWarper(float(temperature)),
+        *([TopKLogitsWarper(top_k)] if top_k > 0 else []),
+        *([TopPLogitsWarper(top_p)] if top_p < 1 else []),
+        *([MinPLogitsWarper(min_p)] if min_p > 0 else []),
+    ]
 
 
 class Draw(LogitsProcessor):

@@ -21,7 +21,7 @@ The four formulas of training are four functions:
     diversity          M-step: what the thought says about the continuation (Jensen-Shannon divergence, mixture weights)
     usage_entropy      M-step: all thoughts are used
 What is read off a trained mixture: mixture_nll, oracle_nll, specialisation, effective_thoughts. How K thoughts are picked:
-choose_thoughts. Which words are compared: draw_words. Nothing here knows a model, a tokenizer or a file; all randomness is a
+choose_thoughts, repeats. Which words are compared: draw_words. Nothing here knows a model, a tokenizer or a file; all randomness is a
 `torch.Generator`.
 """
 
@@ -144,6 +144,12 @@ class Chosen(NamedTuple):
     thought_k: Tensor
     logp_k: Tensor
     key_k: Tensor
+
+
+def repeats(p_Bk: Tensor, K: int) -> Tensor:
+    """Which of k thoughts each of K texts follows [B, K], the most probable first: every one ceil(K/k) or floor(K/k) times."""
+    copies_K = torch.arange(p_Bk.shape[1]).repeat(-(-K // p_Bk.shape[1]))[:K]
+    return copies_K[p_Bk[:, copies_K].argsort(dim=-1, descending=True, stable=True)]
 
 
 def choose_thoughts(

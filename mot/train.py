@@ -282,9 +282,9 @@ def dry_run(settings: RunSettings, data: Data, steps: int) -> list[str]:
         with torch.device("meta"):  # shapes without weights
             model = adapt.adapt(settings, data.tokenizer, empty=True)
         count, trained = model.num_parameters(), model.num_parameters(only_trainable=True)
-        config, each = model.get_base_model().config.get_text_config(), model.dtype.itemsize
+        config = model.get_base_model().config.get_text_config()
         width, layers = config.hidden_size, config.num_hidden_layers
-        each = {"4bit": 0.6, "8bit": 1.1}.get(settings.load_in, each)  # bytes of a base's weight
+        each = {"4bit": 0.6, "8bit": 1.1}.get(settings.load_in, model.dtype.itemsize)  # bytes of a base's weight
     else:
         count = trained = count_parameters(settings, entries)
         width, layers, each = settings.hidden_size, settings.num_layers, 0

@@ -373,8 +373,7 @@ class MixtureTrainer(Trainer):
         super()._load_optimizer_and_scheduler(checkpoint)
         if checkpoint is not None:
             watch = json.loads((Path(checkpoint) / WATCH).read_text())
-            self.uploader, self.upload = ThreadPoolExecutor(1), None
-        self.recent, self.skipped = deque(watch["recent"], REMEMBERED), watch["skipped"]
+            self.recent, self.skipped = deque(watch["recent"], REMEMBERED), watch["skipped"]
 
     # What a person sees ---------------------------------------------------------------------------------------------
 

@@ -20,8 +20,11 @@ from pathlib import Path
 
 import httpx
 import openai
+import pytest
 import uvicorn
+from conftest import ROOT
 
+from mot import cli
 from mot.config import ServeSettings
 from mot.serve import bind, configure
 from mot.serve.api import create_app
@@ -108,7 +111,7 @@ def in_process(flags: list, log: Path | None = None) -> Iterator[Server]:
 
     A pipe that nobody reads is full after some hundred requests.
     """
-    words = [sys.executable, "-c", "from mot.cli import main; main()", "serve", "--port", "0", *map(str, flags)]
+    words = [sys.executable, str(ROOT / "serve_mot.py"), "--port", "0", *map(str, flags)]
     stderr = open(log, "w") if log else subprocess.PIPE  # noqa: SIM115
     process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=stderr, text=True)
     try:
@@ -119,3 +122,14 @@ def in_process(flags: list, log: Path | None = None) -> Iterator[Server]:
         if process.poll() is None:
             process.kill()
         process.communicate()
+
+
+def refusal(capsys, *flags) -> str:
+    """The one line that a server ends with that cannot be started, with exit code 2."""
+    with pytest.raises(SystemExit) as e:
+        cli.main(["serve", *map(str, flags)])
+    assert e.value.code == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.count("\n") == 1, err
+    return err

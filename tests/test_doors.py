@@ -106,14 +106,23 @@ def test_help_lists_every_flag_with_its_default(call, root, tmp_path):
     assert not any("%%" in entry for entry in entries.values())
 
 
-def test_parsing_loads_no_torch(call, root, tmp_path):
+@pytest.mark.parametrize(
+    ("door", "mistake"),
+    [
+        ("train_mot.py", "--task forks --num_thoughts 0"),
+        ("evaluate_diversity.py", "--model m --task forks --num_thoughts 0"),
+        ("train_lora_mot.py", "--base_model m --task forks --lora_rank 0"),
+        ("serve_mot.py", "--model m --port 65536"),
+    ],
+)
+def test_parsing_loads_no_torch(call, root, tmp_path, door, mistake):
     """--help and mistakes answer at once."""
     code = f"""
 import contextlib, io, runpy, sys
-for argv in (["--help"], ["--hiden_size", "4"], ["--task", "forks", "--num_thoughts", "0"]):
-    sys.argv = ["train_mot.py", *argv]
+for argv in (["--help"], ["--hiden_size", "4"], {mistake.split()}):
+    sys.argv = [{door!r}, *argv]
     with contextlib.suppress(SystemExit), contextlib.redirect_stdout(io.StringIO()):
-        runpy.run_path({str(root / "train_mot.py")!r}, run_name="__main__")
+        runpy.run_path({str(root / door)!r}, run_name="__main__")
         raise AssertionError(argv)
 print([name for name in ("torch", "transformers", "numpy") if name in sys.modules])
 """
@@ -122,18 +131,35 @@ print([name for name in ("torch", "transformers", "numpy") if name in sys.module
 
 def test_mot_alone_lists_its_commands(mot_command, capsys, tmp_path):
     text = mot_command("--help", cwd=tmp_path)
-    assert re.search(r"^  train +\w", text, re.MULTILINE)
-    assert re.search(r"^  think +\w", text, re.MULTILINE)
+    for command in cli.COMMANDS:
+        assert re.search(rf"^  {command} +\w", text, re.MULTILINE), command
     cli.main([])
     assert capsys.readouterr().out == text
 
 
-def test_mot_commands_have_help(capsys):
-    for command, flag in (("train", "--num_thoughts"), ("think", "--creativity")):
-        with pytest.raises(SystemExit) as stop:
-            cli.main([command, "--help"])
-        assert stop.value.code == 0
-        assert flag in capsys.readouterr().out
+FLAG_OF = {
+    "train": "--num_thoughts",
+    "adapt": "--lora_rank",
+    "think": "--creativity",
+    "evaluate": "--baselines",
+    "export": "--merge",
+    "serve": "--drain_seconds",
+    "data": "--max_megabytes",
+    "report": "RUN",
+    "cost": "--gpu",
+}
+
+
+@pytest.mark.parametrize("command", cli.COMMANDS)
+def test_mot_commands_have_help(command, capsys):
+    if command == "cloud":  # its actions have flags, it has none
+        cli.main([command, "--help"])
+        assert "mot cloud gce create|" in capsys.readouterr().out
+        return
+    with pytest.raises(SystemExit) as stop:
+        cli.main([command, "--help"])
+    assert stop.value.code == 0
+    assert FLAG_OF[command] in capsys.readouterr().out
 
 
 # Training -----------------------------------------------------------------------------------------------------------

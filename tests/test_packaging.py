@@ -19,7 +19,7 @@ def built(root, tmp_path_factory) -> Path:
     """The folder of `python -m build`, which built a copy: setuptools leaves things in the source."""
     source, out = tmp_path_factory.mktemp("source") / "project", tmp_path_factory.mktemp("dist")
     ignored = shutil.ignore_patterns(
-        ".git", ".venv", "outputs", "data", "build", "dist", "*.egg-info", "__pycache__", ".*_cache"
+        ".git", ".venv*", "outputs", "data", "build", "dist", "*.egg-info", "__pycache__", ".*_cache"
     )
     shutil.copytree(root, source, ignore=ignored)
     words = [sys.executable, "-m", "build", "--no-isolation", "--outdir", out]

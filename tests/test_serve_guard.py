@@ -10,9 +10,8 @@ import os
 import time
 
 import pytest
-from serving import TORTURE, Server, in_thread
+from serving import TORTURE, Server, in_thread, refusal
 
-from mot import cli
 from mot.serve import bind, guard, read_keys
 from mot.serve.guard import MAX_DEPTH, MAX_HEADER_BYTES, too_deep
 from mot.think import MixtureOfThoughts
@@ -262,16 +261,6 @@ def test_keys_are_read_from_a_file_or_the_environment(tmp_path, monkeypatch):
 
 
 # Bad input of the command -----------------------------------------------------------------------------------------------
-
-
-def refusal(capsys, *flags) -> str:
-    with pytest.raises(SystemExit) as e:
-        cli.main(["serve", *map(str, flags)])
-    assert e.value.code == 2
-    out, err = capsys.readouterr()
-    assert out == ""
-    assert err.count("\n") == 1, err
-    return err
 
 
 def test_what_cannot_be_served_is_one_line_and_exit_code_2(capsys, text_run, tmp_path, monkeypatch):

@@ -20,7 +20,7 @@ import pytest
 import torch
 from bases import make
 from conftest import ROOT
-from serving import in_process, in_thread
+from serving import in_process, in_thread, refusal
 
 from mot.config import AdaptSettings, TrainSettings
 from mot.think import MixtureOfThoughts
@@ -281,7 +281,7 @@ def test_text_that_may_become_a_stop_loses_no_logprobs(stop, served, run):
 
 
 @needs_vllm
-def test_a_merged_adapter_and_its_base_without_thoughts(tmp_path):
+def test_a_merged_adapter_and_its_base_without_thoughts(tmp_path, capsys):
     """A chat model whose tokenizer opens every text, `mot export --merge` of its adapter; what both say are mostly broken characters."""
     from mot.export import merge
     from mot.train import train
@@ -309,14 +309,14 @@ def test_a_merged_adapter_and_its_base_without_thoughts(tmp_path):
             drawn = [ours.texts(prompt="the king", n=3, max_tokens=20, seed=6) for _ in range(2)]
             assert drawn[0] == drawn[1]
             assert len(set(drawn[0])) == 3
-    failed = serve_fails(ROOT, "--model", adapter, "--engine", "vllm", "--vllm_url", "http://127.0.0.1:9")
+    failed = refusal(capsys, "--model", adapter, "--engine", "vllm", "--vllm_url", "http://127.0.0.1:9")
     assert "mot export --model" in failed
 
 
 @needs_vllm
-def test_another_model_is_refused(served, tiny_run, root):
+def test_another_model_is_refused(served, tiny_run, capsys):
     url, _, _ = served
-    failed = serve_fails(root, "--model", tiny_run, "--engine", "vllm", "--vllm_url", url)
+    failed = refusal(capsys, "--model", tiny_run, "--engine", "vllm", "--vllm_url", url)
     assert f"error: --vllm_url {url}: serves" in failed
     assert "vllm serve" in failed
 
@@ -340,17 +340,6 @@ def test_a_vllm_that_dies_is_told(run, tmp_path):
         assert ours.metric("mot_running") == 0
 
 
-def serve_fails(root: Path, *flags) -> str:
-    """The one line that a server ends with that cannot be started, with exit code 2."""
-    words = [str(root / ".venv" / "bin" / "python"), str(root / "serve_mot.py"), "--port", "0", *map(str, flags)]
-    done = subprocess.run(words, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 2, done.stderr
-    lines = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
-    assert len(lines) == 1, done.stderr
-    assert "Traceback" not in done.stderr, done.stderr
-    return lines[0]
-
-
 @pytest.mark.parametrize(
     ("flags", "told"),
     [
@@ -364,5 +353,5 @@ def serve_fails(root: Path, *flags) -> str:
         (("--engine", "vllm", "--vllm_url", "nowhere"), "--vllm_url nowhere: no vLLM answers there"),
     ],
 )
-def test_bad_input(flags, told, tiny_run, root):
-    assert told in serve_fails(root, "--model", tiny_run, *flags)
+def test_bad_input(flags, told, tiny_run, capsys):
+    assert told in refusal(capsys, "--model", tiny_run, *flags)

@@ -1,5 +1,6 @@
 """Serve a mixture over an OpenAI-compatible API: one process, one model, one port.
 
+    jobs      what is asked of an engine, and who waits
     engine    the thread that owns the model: requests join and leave between its steps
     vllm      the same from outside: a vLLM server computes
     api       bodies, limits, routes, metrics
@@ -46,10 +47,11 @@ def serve(settings: ServeSettings) -> None:
         from mot.serve import guard
         from mot.serve.api import create_app
         from mot.serve.engine import Engine
-        from mot.serve.vllm import VllmEngine
         from mot.think import MixtureOfThoughts
 
         if settings.engine == "vllm":
+            from mot.serve.vllm import VllmEngine
+
             engine = VllmEngine(settings.vllm_url, settings.model, settings.max_batch, settings.max_queue)
         else:
             mixture = MixtureOfThoughts.from_pretrained(settings.model)

@@ -57,9 +57,8 @@ from mot.serve.bodies import (
     TokenLogprob,
     Usage,
 )
-from mot.serve.engine import Ask, Begun, Engine, Failed, Full, Job, Said, Token
 from mot.serve.guard import OPEN, QUEUE_IS_FULL, Guard, Refused, refuse
-from mot.serve.vllm import VllmEngine
+from mot.serve.jobs import Ask, Begun, Failed, Full, Job, Jobs, Said, Token
 
 log = logging.getLogger("mot.serve")
 
@@ -69,7 +68,7 @@ log = logging.getLogger("mot.serve")
 class Metrics:
     """Prometheus metrics of one server, in a registry of their own."""
 
-    def __init__(self, engine: Engine | VllmEngine):
+    def __init__(self, engine: Jobs):
         self.registry, self.engine = CollectorRegistry(), engine
         self.requests = Counter("mot_requests", "requests answered", ["path", "status"], registry=self.registry)
         self.prompt_tokens = Counter("mot_prompt_tokens", "tokens of accepted prompts", registry=self.registry)
@@ -108,7 +107,7 @@ class Metrics:
 class State:
     """What every route sees. `draining`: nothing new is begun. `active`: requests that have not been answered whole."""
 
-    engine: Engine | VllmEngine
+    engine: Jobs
     settings: ServeSettings
     metrics: Metrics
     name: str
@@ -120,7 +119,7 @@ class State:
 router = APIRouter()
 
 
-def create_app(engine: Engine | VllmEngine, settings: ServeSettings, keys: list[bytes]) -> FastAPI:
+def create_app(engine: Jobs, settings: ServeSettings, keys: list[bytes]) -> FastAPI:
     """The whole app. `app.state.mot` is its State."""
     app = FastAPI(title="Mixture of Thoughts", version=mot.__version__, redirect_slashes=False)
     app.state.mot = state = State(engine, settings, Metrics(engine), Path(settings.model).resolve().name)
@@ -238,7 +237,7 @@ def _limit_prompt(state: State, ids: list[int], max_tokens: int, param: str) -> 
         raise Refused(400, message, param, "context_length_exceeded")
 
 
-def context_of(engine: Engine | VllmEngine) -> int:
+def context_of(engine: Jobs) -> int:
     """Tokens that a row may have."""
     return getattr(engine.mixture.model.config, "max_position_embeddings", None) or 2**31
 

@@ -19,96 +19,20 @@ the bit on any device, in any precision, at the price of a forward pass of its o
 """
 
 import threading
-from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from secrets import randbits
 
 import torch
 from torch import Tensor
-from transformers import Cache, TemperatureLogitsWarper, TopPLogitsWarper
+from transformers import Cache
 from transformers.cache_utils import DynamicLayer
 
 from mot.model import read_thought
-from mot.think import Draw, MixtureOfThoughts, generator_of
+from mot.serve.jobs import Ask, Begun, Failed, Job, Jobs, Said, Token, spell
+from mot.think import Draw, MixtureOfThoughts, generators_of, warpers
 
 PREFILL = 512  # tokens of a prompt computed between two decode steps
 ROOM = 64  # tokens by which a cache grows
-
-
-@dataclass(frozen=True)
-class Ask:
-    """What is asked of one prompt. `ids` are its tokens, `prompt` its text or what else `think` seeds its generators by.
-
-    `texts` K >= 0, of which 0 asks the router only; `thoughts` are the K to follow, in that order, instead of chosen ones; `top`
-    the number of most probable tokens to tell beside each chosen one, None for not even that one's own; `score_prompt` asks
-    the log-probabilities of the prompt's tokens too.
-    """
-
-    prompt: str
-    ids: list[int]
-    texts: int = 1
-    max_tokens: int = 16
-    temperature: float = 1.0
-    top_p: float = 1.0
-    creativity: float = 1.0
-    seed: int | None = None
-    stops: tuple[str, ...] = ()
-    thoughts: tuple[int, ...] | None = None
-    top: int | None = None
-    score_prompt: bool = False
-
-
-@dataclass(frozen=True)
-class Token:
-    """A token, the place in the text where it begins, its log-probability (nats), and the most probable (id, nats) there."""
-
-    id: int
-    at: int
-    logprob: float | None
-    top: tuple[tuple[int, float], ...]
-
-
-@dataclass(frozen=True)
-class Begun:
-    """The prompt is computed: p(k | prompt) [N] (empty without thoughts), the thoughts followed with their probabilities [K]."""
-
-    router: list[float]
-    thoughts: list[tuple[int, float]]
-    prompt: list[Token]
-
-
-@dataclass(frozen=True)
-class Said:
-    """Text that the `place`-th of K texts has gained, its tokens, and how it ended: "stop", "length" or not yet."""
-
-    place: int
-    text: str
-    tokens: list[Token]
-    finish: str | None
-    generated: int  # tokens so far, the end of text among them
-    mean_logprob: float
-
-
-@dataclass(frozen=True)
-class Failed:
-    """The job could not be finished; nothing follows. `status`: 503 where another try later may help."""
-
-    reason: str
-    status: int = 500
-
-
-class Job:
-    """An Ask on its way. `ahead` are the tokens to compute before its texts begin.
-
-    `outcome` is None until it is "completed", "aborted" or "failed".
-    """
-
-    def __init__(self, ask: Ask, emit: Callable[["Job", object], None], cached_tokens: int):
-        self.ask, self.emit, self.cached_tokens = ask, emit, cached_tokens
-        self.seed = randbits(63) if ask.seed is None else ask.seed
-        self.ahead, self.computed, self.cache, self.prompt_tokens = ask.ids, 0, None, []
-        self.cancelled, self.outcome, self.left = False, None, ask.texts
 
 
 @dataclass(eq=False)
@@ -161,44 +85,23 @@ class _Roomy(DynamicLayer):
         return buffer[:, :, :end]
 
 
-class Full(Exception):
-    """The queue has no place."""
-
-
-class Engine:
-    """`counts`: jobs accepted, completed, aborted, failed; prefills, prefill_tokens, steps (decoding ones), tokens."""
+class Engine(Jobs):
+    """`counts` has, beside the jobs': prefills, prefill_tokens, steps (decoding ones), tokens."""
 
     def __init__(
         self, mixture: MixtureOfThoughts, max_batch: int, max_cached_tokens: int, max_queue: int, share: bool = True
     ):
-        self.mixture, self.share = mixture, share
-        self.max_batch, self.max_cached_tokens, self.max_queue = max_batch, max_cached_tokens, max_queue
-        self.waiting: deque[Job] = deque()
-        self.running: list[Job] = []
+        super().__init__(mixture, max_batch, max_queue)
+        self.max_cached_tokens, self.share = max_cached_tokens, share
         self.groups: list[Group] = []
-        self.counts: Counter[str] = Counter()
-        self.work = threading.Condition()
-        self.closed = False
         self.ends = frozenset(mixture.ends)
         self.thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self.thread.start()
 
-    def submit(self, asks: list[Ask], emit: Callable[[Job, object], None]) -> list[Job]:
-        """All of them or, if the queue has no place for all, Full. `emit` is called by the engine's thread."""
-        jobs = [Job(ask, emit, self.cost(len(ask.ids), ask.texts, ask.max_tokens)) for ask in asks]
-        if not self.mixture.thoughts:
-            for job in jobs:  # a row reads a token that the cache lacks; without a thought that is the prompt's last
-                job.ahead = job.ask.ids[:-1] or job.ask.ids
-        with self.work:
-            if len(self.waiting) + len(jobs) > self.max_queue or self.closed:
-                raise Full
-            self.waiting.extend(jobs)
-            self.counts["accepted"] += len(jobs)
-            self.work.notify()
-        return jobs
+    def wake(self) -> None:
+        self.work.notify()
 
     def cancel(self, job: Job) -> None:
-        """Compute no more of it. Nothing happens to one that has ended."""
         with self.work:
             job.cancelled = True
             if job in self.waiting:
@@ -206,24 +109,9 @@ class Engine:
                 self._end(job, "aborted")
 
     def cost(self, prompt: int, texts: int, max_tokens: int) -> int:
-        """Tokens in the cache at most."""
         return max(texts, 1) * (prompt + self.mixture.thought_length + max_tokens)
 
-    def full(self) -> bool:
-        """Would it refuse one more?"""
-        return len(self.waiting) >= self.max_queue
-
-    def idle(self) -> bool:
-        return not self.waiting and not self.running
-
-    def alive(self) -> bool:
-        return self.thread.is_alive()
-
-    def texts_running(self) -> int:
-        return sum(job.left for job in self.running)
-
     def close(self) -> None:
-        """End the thread after its current step; what runs is left."""
         with self.work:
             self.closed = True
             self.work.notify()
@@ -257,12 +145,15 @@ class Engine:
 
     def _admit(self) -> None:
         """In the order in which they came. One that could never fit is not submitted: the API refuses it."""
-        while self.waiting:
+        while self.waiting and self._texts_fit():
             job = self.waiting[0]
-            texts = sum(max(other.ask.texts, 1) for other in self.running) + job.ask.texts
             tokens = sum(other.cached_tokens for other in self.running) + job.cached_tokens
-            if self.running and (texts > self.max_batch or tokens > self.max_cached_tokens):
+            if self.running and tokens > self.max_cached_tokens:
                 return
+            if (
+                not self.mixture.thoughts
+            ):  # a row reads a token that the cache lacks: without a thought the prompt's last
+                job.ahead = job.ask.ids[:-1] or job.ask.ids
             self.running.append(self.waiting.popleft())
 
     def _drop_cancelled(self) -> None:
@@ -282,19 +173,6 @@ class Engine:
                 if job.outcome is None:
                     self._end(job, "failed")
                     self._emit(job, Failed(f"{type(e).__name__}: {' '.join(str(e).split())[:200]}"))
-
-    def _end(self, job: Job, outcome: str) -> None:
-        job.outcome, job.cache = outcome, None
-        with self.work:
-            self.counts[outcome] += 1
-            if job in self.running:
-                self.running.remove(job)
-
-    def _emit(self, job: Job, event: object) -> None:
-        try:
-            job.emit(job, event)
-        except RuntimeError:  # whoever listened has closed its event loop
-            job.cancelled = True
 
     # Prefill --------------------------------------------------------------------------------------------------------
 
@@ -322,12 +200,13 @@ class Engine:
         if not ask.texts:
             self._end(job, "completed")
             return
-        rows = []
-        for place, (k, _) in enumerate(chosen):
-            copy = [other for other, _ in chosen[:place]].count(k)
-            generator = generator_of(job.seed, ask.prompt, f"thought {k} copy {copy}")
-            last = mixture.tokens_of(k)[-1] if mixture.thoughts else ask.ids[-1]
-            rows.append(Row(job, place, generator, last, job.cache.get_seq_length()))
+        generators = generators_of(job.seed, ask.prompt, [k for k, _ in chosen])
+        rows = [
+            Row(
+                job, place, g, mixture.tokens_of(k)[-1] if mixture.thoughts else ask.ids[-1], job.cache.get_seq_length()
+            )
+            for place, ((k, _), g) in enumerate(zip(chosen, generators, strict=True))
+        ]
         job.cache.layers = [_Roomy.of(x) if type(x) is DynamicLayer else x for x in job.cache.layers]
         group = Group(rows, job.cache)
         job.cache = None
@@ -461,9 +340,7 @@ class Engine:
 def _draw(ask: Ask, logits_KV: Tensor, generators: list[torch.Generator]) -> Tensor:
     """The next token ids [K], as `MixtureOfThoughts.think` draws them."""
     if ask.temperature > 0:
-        warpers = [TemperatureLogitsWarper(float(ask.temperature))]
-        warpers += [TopPLogitsWarper(ask.top_p)] * (ask.top_p < 1)
-        for warper in (*warpers, Draw(generators)):
+        for warper in (*warpers(ask.temperature, ask.top_p), Draw(generators)):
             logits_KV = warper(None, logits_KV)
     return logits_KV.argmax(-1)
 
@@ -473,19 +350,6 @@ def _top(logp_RV: Tensor, count: int) -> list[tuple[tuple[int, float], ...]]:
         return [()] * len(logp_RV)
     best = logp_RV.topk(min(count, logp_RV.shape[1]))
     return [tuple(zip(i, lp, strict=True)) for i, lp in zip(best.indices.tolist(), best.values.tolist(), strict=True)]
-
-
-def spell(tokenizer, ids: list[int], decoded: tuple[int, int], ended: bool) -> tuple[str, tuple[int, int]]:
-    """(what `ids` add to their text, `decoded` after it). Before the first of `decoded` ids are text for good; up to the second they are told.
-
-    A character may take several tokens; until the last of them it decodes to U+FFFD, which is told only of a text that has `ended`.
-    """
-    begin, end = decoded
-    old = tokenizer.decode(ids[begin:end], skip_special_tokens=True)
-    new = tokenizer.decode(ids[begin:], skip_special_tokens=True)
-    if len(new) > len(old) and (ended or not new.endswith("\ufffd")):
-        return new[len(old) :], (end, len(ids))
-    return "", decoded
 
 
 def _held_back(text: str, stops: tuple[str, ...]) -> int:

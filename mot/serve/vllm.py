@@ -1,6 +1,6 @@
 """The scale-out engine: a vLLM server computes, on one machine or many, with no code of ours inside it.
 
-    engine = VllmEngine("http://gpu:8000", "outputs/run", max_batch=128, max_queue=128)     # submit, cancel, ... as mot.serve.engine
+    engine = VllmEngine("http://gpu:8000", "outputs/run", max_batch=128, max_queue=128)     # used as mot.serve.jobs says
 
 Two kinds of requests to its OpenAI API. The first asks for one token, of thought tokens only, with the log-probabilities of all
 of them: p(k | prompt). It also fills vLLM's prefix cache. The other K are prompt + thought token each, and find the prompt's
@@ -15,45 +15,36 @@ import asyncio
 import json
 import os
 import threading
-from collections import Counter, deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 
 import httpx
 import torch
 
-from mot.model import describe_model
-from mot.serve.engine import Ask, Begun, Failed, Full, Job, Said, Token, spell
-from mot.think import MixtureOfThoughts, generator_of
-from mot.thoughts import choose_thoughts
+from mot.serve.jobs import Ask, Begun, Failed, Job, Jobs, Said, Token, spell
+from mot.think import MixtureOfThoughts, generator_of, generators_of
+from mot.thoughts import choose_thoughts, repeats
 
 PROBE = "The quick brown fox jumps over the lazy dog."  # both sides must cut it into the same tokens
 PULSE = 2.0  # seconds between two looks at whether vLLM lives
 NEVER = -100  # logit bias of the thought tokens inside a text, the least that the API takes
 
 
-class VllmEngine:
-    """The embedded engine's interface; a job is a task of an event loop in a thread of its own.
+class VllmEngine(Jobs):
+    """A job is a task of an event loop in a thread of its own.
 
-    `counts`: jobs accepted, completed, aborted, failed; prefills and prefill_tokens that vLLM was asked for; tokens.
+    `counts` has, beside the jobs': prefills and prefill_tokens that vLLM was asked for; tokens.
     Raises ValueError where there is no vLLM, or another model in it.
     """
 
     def __init__(self, url: str, path: str, max_batch: int, max_queue: int):
-        self.url, self.max_batch, self.max_queue = url.rstrip("/"), max_batch, max_queue
-        model, tokenizer, thoughts = describe_model(path)
-        self.mixture = MixtureOfThoughts(
-            model, tokenizer, thoughts, getattr(model.config, "mot", {}).get("thought_length", 1)
-        )
+        super().__init__(MixtureOfThoughts.without_weights(path), max_batch, max_queue)
         if self.mixture.thought_length > 1:
             raise ValueError(
                 f"--engine vllm: a thought of {path} is a word of {self.mixture.thought_length} tokens, which is not routed over HTTP; "
                 "leave --engine vllm out"
             )
-        self.waiting: deque[Job] = deque()
-        self.running: list[Job] = []
+        self.url, self.reachable = url.rstrip("/"), True
         self.tasks: dict[Job, asyncio.Task] = {}
-        self.counts: Counter[str] = Counter()
-        self.lock, self.closed, self.reachable = threading.Lock(), False, True
         key = os.environ.get("VLLM_API_KEY")
         # Texts may take minutes; what must be quick is that something answers at all.
         self.http = httpx.AsyncClient(
@@ -75,19 +66,11 @@ class VllmEngine:
 
     # What the API asks, from any thread -----------------------------------------------------------------------------
 
-    def submit(self, asks: list[Ask], emit: Callable[[Job, object], None]) -> list[Job]:
-        """All of them or, if the queue has no place for all, Full. `emit` is called by the engine's thread."""
-        jobs = [Job(ask, emit, self.cost(len(ask.ids), ask.texts, ask.max_tokens)) for ask in asks]
-        with self.lock:
-            if len(self.waiting) + len(jobs) > self.max_queue or self.closed:
-                raise Full
-            self.waiting.extend(jobs)
-            self.counts["accepted"] += len(jobs)
+    def wake(self) -> None:
         self.loop.call_soon_threadsafe(self._admit)
-        return jobs
 
     def cancel(self, job: Job) -> None:
-        """Compute no more of it: vLLM stops when the connection closes. Nothing happens to one that has ended."""
+        """vLLM stops when the connection closes."""
         if job.outcome is None:
             self.loop.call_soon_threadsafe(self._cancel, job)
 
@@ -95,21 +78,11 @@ class VllmEngine:
         """Tokens in vLLM's cache at most: the prompt's own are there once."""
         return prompt + max(texts, 1) * (1 + max_tokens)
 
-    def full(self) -> bool:
-        return len(self.waiting) >= self.max_queue
-
-    def idle(self) -> bool:
-        return not self.waiting and not self.running
-
     def alive(self) -> bool:
         """Does vLLM answer?"""
         return self.thread.is_alive() and self.reachable
 
-    def texts_running(self) -> int:
-        return sum(job.left for job in self.running)
-
     def close(self) -> None:
-        """End the thread; what runs is left."""
         self.closed = True
         self.loop.call_soon_threadsafe(self.loop.stop)
         self.thread.join()
@@ -162,11 +135,8 @@ class VllmEngine:
 
     def _admit(self) -> None:
         """In the order in which they came."""
-        with self.lock:
-            while self.waiting and not self.closed:
-                texts = sum(max(job.ask.texts, 1) for job in self.running) + self.waiting[0].ask.texts
-                if self.running and texts > self.max_batch:
-                    return
+        with self.work:
+            while self.waiting and not self.closed and self._texts_fit():
                 job = self.waiting.popleft()
                 self.running.append(job)
                 self.tasks[job] = self.loop.create_task(self._work(job))
@@ -176,7 +146,7 @@ class VllmEngine:
         if job in self.tasks:
             self.tasks[job].cancel()
         elif job in self.waiting:
-            with self.lock:
+            with self.work:
                 self.waiting.remove(job)
             self._end(job, "aborted")
 
@@ -184,9 +154,10 @@ class VllmEngine:
         """A mistake ends the job that it befalls, not the engine."""
         try:
             following = await self._begin(job)
+            generators = generators_of(job.seed, job.ask.prompt, following)
             async with asyncio.TaskGroup() as texts:
-                for place, (k, copy) in enumerate(following):
-                    texts.create_task(self._follow(job, place, k, copy))
+                for place, (k, g) in enumerate(zip(following, generators, strict=True)):
+                    texts.create_task(self._follow(job, place, k, g.initial_seed()))
             self._end(job, "completed")
         except asyncio.CancelledError:
             self._end(job, "aborted")
@@ -197,36 +168,24 @@ class VllmEngine:
             self._emit(job, Failed(f"vLLM: {_short(first)}", 503 if gone else 500))
 
     def _end(self, job: Job, outcome: str) -> None:
-        job.outcome = outcome
-        self.counts[outcome] += 1
         self.tasks.pop(job, None)
-        if job in self.running:
-            self.running.remove(job)
+        super()._end(job, outcome)
         self._admit()
-
-    def _emit(self, job: Job, event: object) -> None:
-        try:
-            job.emit(job, event)
-        except RuntimeError:  # whoever listened has closed its event loop
-            job.cancelled = True
 
     # One job --------------------------------------------------------------------------------------------------------
 
-    async def _begin(self, job: Job) -> list[tuple[int, int]]:
-        """Route, choose, and tell so; (thought, which of its copies) of every text that is to be generated."""
+    async def _begin(self, job: Job) -> list[int]:
+        """Route, choose, and tell so; the thought of every text that is to be generated."""
         ask, mixture = job.ask, self.mixture
         router_N = await self._route(ask.ids) if mixture.thoughts else torch.zeros(1)
         prompt = await self._score(ask) if ask.score_prompt else []
         N, K = len(router_N), ask.texts
         p_N = router_N.softmax(-1)
-        if ask.thoughts is not None:
-            chosen = list(ask.thoughts)
-        else:
-            few = choose_thoughts(
-                router_N[None], min(K, N), ask.creativity, generator_of(job.seed, ask.prompt, "router")
-            )
-            chosen = (few.thought_k.tolist() * -(-K // N))[:K]
-            chosen.sort(key=lambda k: -p_N[k].item())
+        chosen = list(ask.thoughts or ())
+        if K and ask.thoughts is None:
+            g = generator_of(job.seed, ask.prompt, "router")
+            few_k = choose_thoughts(router_N[None], min(K, N), ask.creativity, g).thought_k
+            chosen = few_k[repeats(p_N[few_k][None], K)[0]].tolist()
         self._emit(job, Begun(p_N.tolist() if mixture.thoughts else [], [(k, p_N[k].item()) for k in chosen], prompt))
         self.counts["prefills"] += 1
         self.counts["prefill_tokens"] += len(ask.ids)
@@ -234,7 +193,7 @@ class VllmEngine:
             for place in range(K):
                 self._emit(job, Said(place, "", [], "length", 0, 0.0))
             return []
-        return [(k, chosen[:i].count(k)) for i, k in enumerate(chosen)]
+        return chosen
 
     async def _route(self, ids: list[int]) -> torch.Tensor:
         """log p(k | prompt) [N] up to a constant, nats: vLLM's log-probabilities of the thought tokens."""
@@ -256,7 +215,7 @@ class VllmEngine:
             tokens.append(Token(id, 0, told.get(id), tuple(best)))
         return tokens
 
-    async def _follow(self, job: Job, place: int, k: int, copy: int) -> None:
+    async def _follow(self, job: Job, place: int, k: int, seed: int) -> None:
         """One text: what vLLM streams, as what the API tells."""
         ask, mixture = job.ask, self.mixture
         thoughts = mixture.thoughts
@@ -275,7 +234,7 @@ class VllmEngine:
             "stream": True,
         }
         if ask.seed is not None:
-            body["seed"] = generator_of(job.seed, ask.prompt, f"thought {k} copy {copy}").initial_seed()
+            body["seed"] = seed
         generated, total, finish = 0, 0.0, None
         said, decoded = [], (0, 0)  # ids, and how far they are text: see `spell`
         spelled, told_to, kept = 0, 0, []  # characters of the ids, of what is told; tokens not yet told
