@@ -126,6 +126,7 @@ def in_process(flags: list, log: Path | None = None) -> Iterator[Server]:
 
 def refusal(capsys, *flags) -> str:
     """The one line that a server ends with that cannot be started, with exit code 2."""
+    capsys.readouterr()  # what came before is not its own
     with pytest.raises(SystemExit) as e:
         cli.main(["serve", *map(str, flags)])
     assert e.value.code == 2
