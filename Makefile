@@ -2,6 +2,7 @@
 # make test   set-up, then every test
 # make torture  set-up, then every way of losing a run or a request, in full (about half an hour)
 # make test-vllm  set-up, then vLLM in an environment of its own (3 GB), then the tests of `--engine vllm` against it
+# make bench  set-up, then what training and thinking cost, as ratios side by side (docs/RESULTS.md, "Fast"); NANOGPT=DIR adds nanoGPT
 # make check  set-up, then lint, format and the floors' import contract
 # make setup  the environment alone
 
@@ -9,7 +10,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 SETUP := .venv/.ready
 
-.PHONY: demo test test-vllm torture check setup
+.PHONY: demo test test-vllm torture bench check setup
 
 demo: $(SETUP)
 	$(BIN)/python train_mot.py --config configs/forks.yaml --output_dir outputs/demo --overwrite
@@ -30,6 +31,18 @@ test-vllm: $(SETUP) .venv-vllm/.ready
 
 torture: $(SETUP)
 	TORTURE=1 $(BIN)/python -m pytest tests/test_survival.py tests/test_faults.py tests/test_serve*.py
+
+# A text of random letters costs what any text does.
+TEXT ?= outputs/bench/text.txt
+
+bench: $(SETUP)
+	mkdir -p outputs/bench
+	test -f $(TEXT) || $(BIN)/python -c "import random; print(''.join(random.Random(0).choices('etaoin shrdlu', k=10**6)))" > $(TEXT)
+	$(BIN)/python bench/start.py
+	$(BIN)/python bench/training.py rate
+	$(BIN)/python bench/training.py rate --bf16
+	$(BIN)/python bench/training.py thoughts --train_file $(TEXT)
+	$(if $(NANOGPT),$(BIN)/python bench/training.py nanogpt --nanogpt $(NANOGPT) --train_file $(TEXT))
 
 check: $(SETUP)
 	$(BIN)/ruff check .

@@ -691,6 +691,18 @@ def collate_rows(pairs: list[tuple[list[int], list[int]]], pad: int) -> dict[str
     }
 
 
+def by_length(batch: dict[str, Tensor], parts: int) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
+    """The rows in at most `parts` batches, those with completions of like length together: (rows [R], batch without needless pads)."""
+    length_B = batch["completion_mask"].sum(1)
+    if (length_B == length_B[0]).all():
+        parts = 1
+    for rows in length_B.argsort(stable=True).chunk(parts):
+        part = {name: t[rows] for name, t in batch.items()}
+        P, T = (int(part[f"{side}_mask"].sum(1).max()) for side in ("prompt", "completion"))
+        begin = part["prompt"].shape[1] - P
+        yield rows, {name: t[:, begin:] if name.startswith("prompt") else t[:, :T] for name, t in part.items()}
+
+
 def branch(batch: dict[str, Tensor], point: int) -> dict[str, Tensor]:
     """Cut windows [B, L] at `point` (1 .. L-1) into prompt and completion; rows have their branch point and stay as they are."""
     if "window" not in batch:

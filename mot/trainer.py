@@ -29,7 +29,7 @@ from transformers import PrinterCallback, Trainer, TrainingArguments
 from mot import adapt
 from mot.checkpoint import HISTORY, WRITE_ERRORS, discard, disk_is_full, prune, seal, write_whole
 from mot.config import ANNEAL, DIVERSITY_FROM, DIVERSITY_SHARE, DIVERSITY_THOUGHTS, AdaptSettings, RunSettings
-from mot.data import Batches, Data, Windows, branch, collate_windows, encode_prompts
+from mot.data import Batches, Data, Windows, branch, by_length, collate_windows, encode_prompts
 from mot.interrupt import Interruption
 from mot.model import base_logprobs, evaluating, lay_out, score, thought_logprobs
 from mot.storage import Mirror
@@ -38,6 +38,7 @@ from mot.thoughts import diversity, draw_words, effective_thoughts, responsibili
 from mot.tokenizer import thought_ids
 from mot.tracking import PROJECT, RunLog
 
+ESTEP_PARTS = 4  # batches of like length that the E-step makes of one: short rows are not padded to the longest
 COOLED = 1 / 20  # tau of the responsibilities falls from --estep_temperature to this share of it
 DIVERSITY_CAP = 0.5  # of log M: more is not rewarded, or text pays for it in likelihood
 SPIKE, REMEMBERED = 6.0, 128  # a loss so many standard deviations above the mean of the last so many is not learnt from
@@ -186,7 +187,7 @@ class MixtureTrainer(Trainer):
 
     def _score(self, batches: list[dict[str, Tensor]], carries_R: Tensor, words_NL: Tensor) -> tuple[Tensor, Tensor]:
         """(mean log-likelihood, router logits) [R, N] of the rows that will carry a thought; zeros for the others."""
-        N = len(self.thoughts)
+        N, parts = len(self.thoughts), 1 if self.is_fsdp_enabled else ESTEP_PARTS
         scores_RN, router_RN = torch.zeros(len(carries_R), N), torch.zeros(len(carries_R), N)
         sizes = [len(b["prompt"]) for b in batches]
         with torch.no_grad(), evaluating(self.model), self.compute_loss_context_manager():
@@ -196,13 +197,15 @@ class MixtureTrainer(Trainer):
                     if not self.is_fsdp_enabled:
                         continue
                     keep[0] = True  # a sharded model's forward pass needs every process
-                part = {name: t[keep.to(t.device)] for name, t in b.items()}
-                logp_BNT, router_BN, _ = thought_logprobs(self.model, part, self.thoughts, self.scored, words_NL)
-                length_B = part["completion_mask"][:, : logp_BNT.shape[-1]].sum(1)
-                scores_RN = scores_RN.to(router_BN.device).index_copy(
-                    0, rows[keep].to(router_BN.device), logp_BNT.sum(-1) / length_B[:, None]
-                )
-                router_RN = router_RN.to(router_BN.device).index_copy(0, rows[keep].to(router_BN.device), router_BN)
+                kept = {name: t[keep.to(t.device)] for name, t in b.items()}
+                for some, part in by_length(kept, parts):
+                    logp_BNT, router_BN, _ = thought_logprobs(self.model, part, self.thoughts, self.scored, words_NL)
+                    length_B = part["completion_mask"][:, : logp_BNT.shape[-1]].sum(1)
+                    places = rows[keep].to(some.device)[some]
+                    scores_RN = scores_RN.to(router_BN.device).index_copy(
+                        0, places, logp_BNT.sum(-1) / length_B[:, None]
+                    )
+                    router_RN = router_RN.to(router_BN.device).index_copy(0, places, router_BN)
         return scores_RN, router_RN
 
     def temperature(self) -> float:

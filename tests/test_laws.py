@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from mot.config import TrainSettings
-from mot.data import branch, collate_rows, load_data
+from mot.data import branch, by_length, collate_rows, load_data
 from mot.interrupt import Interruption
 from mot.model import base_logprobs, build_model, lay_out, score, thought_logprobs
 from mot.think import MixtureOfThoughts
@@ -134,6 +134,29 @@ def test_scoring_with_a_shared_prompt_equals_scoring_every_thought_on_its_own(mi
         logp = mixture.model(torch.tensor([x + y])).logits[0].log_softmax(-1)
         slow = sum(logp[len(x) - 1 + t, y[t]] for t in range(len(y)))
         assert base_logprobs(mixture.model, batch, 0)[b].item() == pytest.approx(slow.item(), abs=1e-4)
+
+
+@pytest.mark.parametrize("parts", [1, 2, 3, 8])
+def test_rows_of_like_length_score_as_they_do_among_longer_ones(mixture, parts):
+    texts = [
+        ("the king", " of the night and the day"),
+        ("a", " b"),
+        ("to the sea", " sings"),
+        ("so", " it is"),
+        ("o", "x"),
+    ]
+    batch = rows(mixture, *texts)
+    whole, routed, _ = thought_logprobs(mixture.model, batch, mixture.thoughts)
+    seen, tokens = [], 0
+    for some, part in by_length(batch, parts):
+        logp, router, _ = thought_logprobs(mixture.model, part, mixture.thoughts)
+        torch.testing.assert_close(logp, whole[some, :, : logp.shape[2]], atol=1e-5, rtol=0)
+        torch.testing.assert_close(router, routed[some], atol=1e-5, rtol=0)
+        assert part["prompt_mask"].any(0).all()
+        assert part["completion_mask"].any(0).all()
+        seen, tokens = seen + some.tolist(), tokens + part["completion"].numel()
+    assert sorted(seen) == list(range(len(texts)))
+    assert (tokens < batch["completion"].numel()) == (parts > 1)
 
 
 def test_a_prefix_is_scored_as_part_of_the_whole(mixture):
