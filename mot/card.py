@@ -6,7 +6,6 @@ import shlex
 from importlib.metadata import version
 from pathlib import Path
 
-from mot import __version__
 from mot.config import AdaptSettings, RunSettings, TrainSettings
 
 CARD = "README.md"
@@ -77,7 +76,7 @@ Whether its thoughts are different *and* good these numbers do not say; `evaluat
 $ {command(settings)}
 ```
 
-mixture-of-thoughts {__version__}, {versions}.
+mixture-of-thoughts {_own_version()}, {versions}.
 
 ## Limits
 
@@ -119,3 +118,12 @@ def _base(settings: AdaptSettings) -> str:
 
 
 WHERE = {"output_dir", "overwrite", "resume_from", "allow_changed", "use_wandb", "track", "num_workers", "dry_run"}
+
+
+def _own_version() -> str:
+    from importlib.metadata import PackageNotFoundError
+
+    try:
+        return version("mixture-of-thoughts")
+    except PackageNotFoundError:  # a checkout that is not installed
+        return "(a checkout)"
