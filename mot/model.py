@@ -21,6 +21,7 @@ from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
+    Cache,
     GenerationConfig,
     LlamaConfig,
     LlamaForCausalLM,
@@ -108,10 +109,11 @@ def _positions(real: Tensor, prompt_mask: Tensor) -> dict[str, Tensor]:
     return {"attention_mask": real, "position_ids": (real.cumsum(-1) - 1).clamp_min(0)}
 
 
-def prefill(model: PreTrainedModel, prompt: Tensor, prompt_mask: Tensor, thoughts: list[int]):
-    """Compute prompts [B, P] once: (KV cache, router logits [B, N] at the last prompt position)."""
-    out = model(input_ids=prompt, use_cache=True, logits_to_keep=1, **_positions(prompt_mask, prompt_mask))
-    return out.past_key_values, out.logits[:, -1, thoughts].float()
+def prefill(model: PreTrainedModel, prompt: Tensor, prompt_mask: Tensor, cache: Cache | None = None):
+    """Compute prompts [B, P] once: (KV cache, an empty one given or the model's own; logits [B, V] at the last prompt position)."""
+    positions = _positions(prompt_mask, prompt_mask)
+    out = model(input_ids=prompt, past_key_values=cache, use_cache=True, logits_to_keep=1, **positions)
+    return out.past_key_values, out.logits[:, -1].float()
 
 
 def read_thought(model: PreTrainedModel, cache, prompt_mask: Tensor, begun: Tensor, thoughts: list[int]) -> Tensor:
@@ -141,7 +143,8 @@ def thought_logprobs(
     B, _P = batch["prompt"].shape
     words_ML = torch.arange(len(thoughts))[:, None] if words_ML is None else words_ML
     M, L = words_ML.shape
-    cache, router_BN = prefill(model, batch["prompt"], batch["prompt_mask"], thoughts)
+    cache, logits_BV = prefill(model, batch["prompt"], batch["prompt_mask"])
+    router_BN = logits_BV[:, thoughts]
     cache.batch_repeat_interleave(M)
     targets = batch["completion"][:, : tokens or None]
     mask = batch["completion_mask"][:, : tokens or None]

@@ -27,12 +27,12 @@ from torch import Tensor
 from transformers import Cache
 from transformers.cache_utils import DynamicLayer
 
+from mot.kv import Roomy
 from mot.model import read_thought
 from mot.serve.jobs import Ask, Begun, Failed, Job, Jobs, Said, Token, spell
 from mot.think import Draw, MixtureOfThoughts, generators_of, warpers
 
 PREFILL = 512  # tokens of a prompt computed between two decode steps
-ROOM = 64  # tokens by which a cache grows
 
 
 @dataclass(eq=False)
@@ -58,31 +58,6 @@ class Group:
 
     rows: list[Row]
     cache: Cache
-
-
-class _Roomy(DynamicLayer):
-    """transformers' own copies all keys and values for every token; this one leaves room for ROOM more when it does."""
-
-    @classmethod
-    def of(cls, layer: DynamicLayer) -> "_Roomy":
-        roomy = cls()
-        roomy.lazy_initialization(layer.keys, layer.values)
-        roomy.keys, roomy.values, roomy.buffers = layer.keys, layer.values, {}
-        return roomy
-
-    def update(self, key_states: Tensor, value_states: Tensor, *args, **kwargs) -> tuple[Tensor, Tensor]:
-        self.keys, self.values = self._grown("keys", key_states), self._grown("values", value_states)
-        return self.keys, self.values
-
-    def _grown(self, name: str, new: Tensor) -> Tensor:
-        old, buffer = getattr(self, name), self.buffers.get(name)
-        length, end = old.shape[-2], old.shape[-2] + new.shape[-2]
-        # Whoever picks rows or pads replaces the tensor: then it is not our buffer's beginning any more.
-        if buffer is None or buffer.data_ptr() != old.data_ptr() or len(buffer) != len(old) or end > buffer.shape[-2]:
-            buffer = self.buffers[name] = old.new_empty(*old.shape[:2], end + ROOM, old.shape[3])
-            buffer[:, :, :length] = old
-        buffer[:, :, length:end] = new
-        return buffer[:, :, :end]
 
 
 class Engine(Jobs):
@@ -207,7 +182,7 @@ class Engine(Jobs):
             )
             for place, ((k, _), g) in enumerate(zip(chosen, generators, strict=True))
         ]
-        job.cache.layers = [_Roomy.of(x) if type(x) is DynamicLayer else x for x in job.cache.layers]
+        job.cache.layers = [Roomy.of(x) if type(x) is DynamicLayer else x for x in job.cache.layers]
         group = Group(rows, job.cache)
         job.cache = None
         if ask.max_tokens == 0:
@@ -361,7 +336,7 @@ def _may_join(a: Group, b: Group) -> bool:
     """Two groups may share a forward pass if no row was promised otherwise, and little of it would be padding."""
     if any(row.job.ask.seed is not None for group in (a, b) for row in (group.rows[0],)):
         return False
-    if any(type(layer) is not _Roomy for layer in a.cache.layers):
+    if any(type(layer) is not Roomy for layer in a.cache.layers):
         return False  # sliding windows and states have no left to pad
     lengths = [row.length for group in (a, b) for row in group.rows]
     return max(lengths) * len(lengths) <= 2 * sum(lengths)
