@@ -42,6 +42,7 @@ bench: $(SETUP)
 	$(BIN)/python bench/training.py rate
 	$(BIN)/python bench/training.py rate --bf16
 	$(BIN)/python bench/training.py thoughts --train_file $(TEXT)
+	for part in p5 p6 p7; do $(BIN)/python bench/think.py $$part || exit 1; done
 	$(if $(NANOGPT),$(BIN)/python bench/training.py nanogpt --nanogpt $(NANOGPT) --train_file $(TEXT))
 
 check: $(SETUP)

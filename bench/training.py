@@ -54,9 +54,9 @@ def main() -> None:
     parser.add_argument("--bf16", action="store_true")
     parser.add_argument("--compile", action="store_true")
     parser.add_argument(
-        "--max_steps", type=int, nargs=2, default=(800, 800), help="nanogpt: ours, plain and with thoughts"
+        "--max_steps", type=int, nargs=2, default=(540, 620), help="nanogpt: ours, plain and with thoughts"
     )
-    parser.add_argument("--learning_rate", type=float, default=5e-3, help="nanogpt: ours")
+    parser.add_argument("--learning_rate", type=float, default=3e-3, help="nanogpt: ours")
     parser.add_argument("--rows", type=int, default=12, help="nanogpt: ours, in a batch")
     args = parser.parse_args()
     if args.part != "rate" and not args.train_file:
