@@ -54,9 +54,9 @@ def main() -> None:
     parser.add_argument("--bf16", action="store_true")
     parser.add_argument("--compile", action="store_true")
     parser.add_argument(
-        "--max_steps", type=int, nargs=2, default=(540, 620), help="nanogpt: ours, plain and with thoughts"
+        "--max_steps", type=int, nargs=2, default=(600, 640), help="nanogpt: ours, plain and with thoughts"
     )
-    parser.add_argument("--learning_rate", type=float, default=3e-3, help="nanogpt: ours")
+    parser.add_argument("--learning_rate", type=float, default=2.5e-3, help="nanogpt: ours")
     parser.add_argument("--rows", type=int, default=12, help="nanogpt: ours, in a batch")
     args = parser.parse_args()
     if args.part != "rate" and not args.train_file:
@@ -231,7 +231,7 @@ def nanogpt(args) -> dict:
     }
     seconds = {"nanoGPT": [], "ours, plain": [], "ours, 8 thoughts": []}
     losses = {name: [] for name in seconds}
-    for seed in range(1, args.rounds + 1):
+    for seed in range(2, args.rounds + 2):  # ours was chosen with seeds 1 and 11
         took, loss = theirs(args, seed)
         seconds["nanoGPT"].append(took)
         losses["nanoGPT"].append(loss)
@@ -287,13 +287,13 @@ def theirs(args, seed: int) -> tuple[float, float]:
             [sys.executable, "data/shakespeare_char/prepare.py"], cwd=copy, check=True, stdout=subprocess.DEVNULL
         )
         device = "cuda" if torch.cuda.is_available() else "cpu"
-        words = f"train.py config/train_shakespeare_char.py --device={device} --compile=False --eval_interval=100 --eval_iters=100 --log_interval=1"
+        words = f"train.py config/train_shakespeare_char.py --device={device} --compile=False --eval_interval=250 --eval_iters=50 --log_interval=1"
         out = subprocess.run(
             [sys.executable, *words.split(), *GUIDE.split()], cwd=copy, check=True, capture_output=True, text=True
         ).stdout
     milliseconds = [(int(i), float(ms)) for i, ms in re.findall(r"iter (\d+): loss \S+, time ([\d.]+)ms", out)]
     usual = statistics.median(ms for _, ms in milliseconds)  # an iteration that evaluates has that in its time
-    clock = [usual if i % 100 == 0 else ms for i, ms in milliseconds]
+    clock = [usual if i % 250 == 0 else ms for i, ms in milliseconds]
     evaluations = [
         (int(i), float(loss)) for i, loss in re.findall(r"step (\d+): train loss \S+, val loss ([\d.]+)", out)
     ]
