@@ -39,8 +39,8 @@ bench: $(SETUP)
 	mkdir -p outputs/bench
 	test -f $(TEXT) || $(BIN)/python -c "import random; print(''.join(random.Random(0).choices('etaoin shrdlu', k=10**6)))" > $(TEXT)
 	$(BIN)/python bench/start.py
-	$(BIN)/python bench/training.py rate
-	$(BIN)/python bench/training.py rate --bf16
+	$(BIN)/python bench/training.py rate --train_file $(TEXT)
+	$(BIN)/python bench/training.py rate --bf16 --train_file $(TEXT)
 	$(BIN)/python bench/training.py thoughts --train_file $(TEXT)
 	for part in p5 p6 p7; do $(BIN)/python bench/think.py $$part || exit 1; done
 	$(if $(NANOGPT),$(BIN)/python bench/training.py nanogpt --nanogpt $(NANOGPT) --train_file $(TEXT))

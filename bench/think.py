@@ -21,17 +21,13 @@ Prints a table and, last, one line of JSON.
 import argparse
 import json
 import statistics
-import sys
 import time
 from collections.abc import Callable
 from datetime import date
-from pathlib import Path
 
 import torch
-import transformers
+from machine import DEVICE, described, synchronise
 from torch.nn import functional as F
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from mot.config import TrainSettings
 from mot.kv import PromptOnce, keep_once, prompt_cache
@@ -40,7 +36,6 @@ from mot.think import MixtureOfThoughts
 from mot.tokenizer import build_tokenizer
 
 N = 32
-DEVICE = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
 
 
 def main() -> None:
@@ -62,9 +57,8 @@ def main() -> None:
     mixture = untrained(args)
     with torch.no_grad():
         figures = {"p5": p5, "p6": p6, "p7": p7}[args.part](args, mixture)
-    where = torch.cuda.get_device_name() if DEVICE.type == "cuda" else f"{DEVICE.type}, {args.threads} threads"
-    told = {"bench": f"think {args.part}", "date": str(date.today()), "device": where, "torch": torch.__version__}
-    told |= {"transformers": transformers.__version__, "dtype": args.dtype, "repeats": args.repeats}
+    told = {"bench": f"think {args.part}", "date": str(date.today()), **described()}
+    told |= {"dtype": args.dtype, "repeats": args.repeats}
     told |= {"model": f"{args.hidden_size} x {args.num_layers}, {args.vocab_size}", "prompt_tokens": args.prompt_tokens}
     print(json.dumps(told | {"max_new_tokens": args.max_new_tokens} | figures))
 
@@ -90,8 +84,7 @@ def turns(repeats: int, *works: Callable[[], object]) -> list[float]:
         for work, taken in zip(works, seconds, strict=True):
             begin = time.perf_counter()
             work()
-            if DEVICE.type != "cpu":
-                torch.accelerator.synchronize()
+            synchronise()
             taken += [time.perf_counter() - begin] * (i > 0)
     return [statistics.median(taken) for taken in seconds]
 

@@ -1,6 +1,6 @@
 """What does training cost? Against the machine's own arithmetic, against a plain model, against nanoGPT.
 
-    python bench/training.py rate                                                                       P1
+    python bench/training.py rate --train_file ../shared/data/shakespeare.txt                           P1
     python bench/training.py thoughts --train_file ../shared/data/shakespeare.txt                       P2, P2b
     python bench/training.py nanogpt --train_file ../shared/data/shakespeare.txt --nanogpt ../nanoGPT   P3
 
@@ -17,7 +17,6 @@ trainer's own, its Python included. The last line is JSON. A GPU is used where t
 
 import argparse
 import json
-import platform
 import re
 import shutil
 import statistics
@@ -28,13 +27,13 @@ import time
 from pathlib import Path
 
 import torch
-import transformers
+from machine import DEVICE, described, synchronise
 from torch.nn import functional as F
 
 from mot.config import TrainSettings
 from mot.data import load_data
 from mot.interrupt import Interruption
-from mot.model import build_model
+from mot.train import new_model
 from mot.trainer import MixtureTrainer
 
 WARM = 3  # steps before the clock runs
@@ -45,7 +44,7 @@ GUIDE = "--block_size=64 --batch_size=12 --n_layer=4 --n_head=4 --n_embd=128 --m
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("part", choices=("rate", "thoughts", "nanogpt"))
-    parser.add_argument("--train_file", help="thoughts, nanogpt: a text")
+    parser.add_argument("--train_file", required=True, help="a text")
     parser.add_argument("--nanogpt", type=Path, help="nanogpt: a checkout of github.com/karpathy/nanoGPT")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=20, help="rate, thoughts: of each run")
@@ -59,23 +58,10 @@ def main() -> None:
     parser.add_argument("--learning_rate", type=float, default=2.5e-3, help="nanogpt: ours")
     parser.add_argument("--rows", type=int, default=12, help="nanogpt: ours, in a batch")
     args = parser.parse_args()
-    if args.part != "rate" and not args.train_file:
-        parser.error(f"{args.part}: needs --train_file")
     if args.part == "nanogpt" and not (args.nanogpt and (args.nanogpt / "train.py").is_file()):
         parser.error("nanogpt: needs --nanogpt, a checkout that holds train.py")
-    where = (
-        torch.cuda.get_device_name()
-        if torch.cuda.is_available()
-        else f"{processor()}, {torch.get_num_threads()} threads"
-    )
-    about = {"device": where, "torch": torch.__version__, "transformers": transformers.__version__}
     found = {"rate": rate, "thoughts": thoughts, "nanogpt": nanogpt}[args.part](args)
-    print(json.dumps({"bench": f"training {args.part}", **about, **found}))
-
-
-def processor() -> str:
-    names = re.findall(r"model name\s*: (.+)", Path("/proc/cpuinfo").read_text()) if sys.platform == "linux" else []
-    return names[0] if names else platform.processor()
+    print(json.dumps({"bench": f"training {args.part}", **described(), **found}))
 
 
 class Timed(MixtureTrainer):
@@ -106,18 +92,10 @@ class Timed(MixtureTrainer):
         return torch.zeros(R, N), torch.zeros(R, N)
 
 
-def synchronise() -> None:
-    if torch.accelerator.is_available():
-        torch.accelerator.synchronize()
-
-
 def timed(settings: TrainSettings, data, steps: int, scores: bool = True):
     """(trainer, seconds per step after the first WARM) of a fresh model."""
-    model = build_model(settings, data.tokenizer)
-    if settings.bf16 and not torch.accelerator.is_available():
-        model.set_attn_implementation("eager")  # as in mot.train
     with tempfile.TemporaryDirectory() as directory:
-        trainer = Timed(settings, data, model, steps, directory)
+        trainer = Timed(settings, data, new_model(settings, data), steps, directory)
         trainer.scores = scores
         trainer.train()
     return trainer, trainer.seconds[WARM:]
@@ -135,24 +113,20 @@ def shape(args, hidden: int, **more) -> TrainSettings:
 def rate(args) -> dict:
     found = {}
     print(f"{'hidden':>6} {'step':>10} {'training':>16} {'products alone':>16} {'ratio':>6}")
-    with tempfile.TemporaryDirectory() as folder:
-        text = Path(folder) / "text.txt"
-        g = torch.Generator().manual_seed(0)
-        text.write_text("".join(chr(97 + i) for i in torch.randint(26, (400_000,), generator=g).tolist()))
-        for hidden in args.hidden_size:
-            settings = shape(args, hidden, num_thoughts=1, train_file=str(text))
-            data = load_data(settings, None, None)
-            ours, ceiling = [], []
-            for _ in range(args.rounds):
-                trainer, seconds = timed(settings, data, args.steps)
-                flops, products = work(trainer.model, args.batch_size, settings.seq_length)
-                ours.append(flops / statistics.median(seconds))
-                ceiling.append(gemm_rate(products, args.bf16))
-            step = statistics.median(seconds)
-            ratio = statistics.median(a / b for a, b in zip(ours, ceiling, strict=True))
-            one, two = statistics.median(ours) / 1e9, statistics.median(ceiling) / 1e9
-            print(f"{hidden:>6} {step * 1e3:7.1f} ms {one:9.1f} GFLOP/s {two:9.1f} GFLOP/s {ratio:6.2f}")
-            found[f"hidden {hidden}"] = {"training_gflops": one, "products_gflops": two, "ratio": ratio}
+    for hidden in args.hidden_size:
+        settings = shape(args, hidden, num_thoughts=1, train_file=args.train_file)
+        data = load_data(settings, None, None)
+        ours, ceiling = [], []
+        for _ in range(args.rounds):
+            trainer, seconds = timed(settings, data, args.steps)
+            flops, products = work(trainer.model, args.batch_size, settings.seq_length)
+            ours.append(flops / statistics.median(seconds))
+            ceiling.append(gemm_rate(products, args.bf16))
+        step = statistics.median(seconds)
+        ratio = statistics.median(a / b for a, b in zip(ours, ceiling, strict=True))
+        one, two = statistics.median(ours) / 1e9, statistics.median(ceiling) / 1e9
+        print(f"{hidden:>6} {step * 1e3:7.1f} ms {one:9.1f} GFLOP/s {two:9.1f} GFLOP/s {ratio:6.2f}")
+        found[f"hidden {hidden}"] = {"training_gflops": one, "products_gflops": two, "ratio": ratio}
     return found | {"bf16": args.bf16, "compile": args.compile}
 
 
@@ -168,8 +142,7 @@ def work(model, rows: int, length: int) -> tuple[float, list[tuple[int, int, int
 
 def gemm_rate(products: list[tuple[int, int, int]], half: bool) -> float:
     """FLOP/s of the products of one training step: y = x W', dx = dy W, dW = dy' x."""
-    device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu"
-    kind = {"device": device, "dtype": torch.bfloat16 if half else torch.float32}
+    kind = {"device": DEVICE, "dtype": torch.bfloat16 if half else torch.float32}
     tensors = {
         p: (torch.randn(p[0], p[1], **kind), torch.randn(p[2], p[1], **kind), torch.randn(p[0], p[2], **kind))
         for p in set(products)
@@ -286,8 +259,7 @@ def theirs(args, seed: int) -> tuple[float, float]:
         subprocess.run(
             [sys.executable, "data/shakespeare_char/prepare.py"], cwd=copy, check=True, stdout=subprocess.DEVNULL
         )
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-        words = f"train.py config/train_shakespeare_char.py --device={device} --compile=False --eval_interval=250 --eval_iters=50 --log_interval=1"
+        words = f"train.py config/train_shakespeare_char.py --device={DEVICE.type} --compile=False --eval_interval=250 --eval_iters=50 --log_interval=1"
         out = subprocess.run(
             [sys.executable, *words.split(), *GUIDE.split()], cwd=copy, check=True, capture_output=True, text=True
         ).stdout

@@ -567,8 +567,9 @@ def _require_gcloud(settings: CloudSettings) -> None:
 
 
 def _project_of(settings: CloudSettings) -> str:
-    """The flag's, the environment's, else what gcloud is set to; "" if nothing is."""
-    if said := settings.project or os.environ.get("CLOUDSDK_CORE_PROJECT"):
+    """The flag's, the environment's, else what gcloud is set to; "" if nothing is. What is only printed asks nobody."""
+    said = settings.project or os.environ.get("CLOUDSDK_CORE_PROJECT", "")
+    if said or not settings.go or shutil.which("gcloud") is None:
         return said
     done = subprocess.run(["gcloud", "config", "get", "project"], capture_output=True, text=True)
     return "" if done.returncode else done.stdout.strip().removeprefix("(unset)")
@@ -590,9 +591,7 @@ def _project(settings: CloudSettings) -> list[str]:
 def _image(settings: VertexSettings) -> str:
     if settings.image:
         return settings.image
-    project = settings.project or os.environ.get("CLOUDSDK_CORE_PROJECT")
-    if not project and settings.go and shutil.which("gcloud"):  # what is only printed asks nobody
-        project = _project_of(settings)
+    project = _project_of(settings)
     if not project:
         raise ValueError("--project: missing; it is part of the container's name (or give --image)")
     return f"{settings.region}-docker.pkg.dev/{project}/mot/train:latest"

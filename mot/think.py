@@ -177,11 +177,12 @@ class MixtureOfThoughts:
 
         drawing = [*warpers(temperature, top_p, top_k, min_p), Draw(generators)] if temperature > 0 else []
         mask = batch["prompt_mask"].repeat_interleave(K, 0)
-        next_R1 = None  # without thoughts the prompt has told already what comes first
+        next_R1 = logits_RV = None
         if self.thoughts:
             begun = self._tokens(words_BKL)
             mask, next_R1 = torch.cat([mask, torch.ones_like(begun)], 1), begun[:, -1:]
-        logits_RV = logits_BV.repeat_interleave(K, 0)
+        else:  # the prompt has told already what comes first
+            logits_RV = logits_BV.repeat_interleave(K, 0)
         new, logp = self._decode(cache, mask, next_R1, logits_RV, drawing, max_new_tokens)
         rows = [
             self._thought(chosen_BK[i // K][i % K], probability, new[i], logp[i])
@@ -194,7 +195,7 @@ class MixtureOfThoughts:
         cache: Cache,
         mask: Tensor,
         next_R1: Tensor | None,
-        logits_RV: Tensor,
+        logits_RV: Tensor | None,
         drawing: list[LogitsProcessor],
         most: int,
     ) -> tuple[list[list[int]], list[list[float]]]:

@@ -104,7 +104,7 @@ def _train(settings: RunSettings, interruption: Interruption, scratch: str) -> R
     remote = settings.output().rstrip("/") if is_remote(settings.output()) else None
     output_dir = f"outputs/{remote.rsplit('/', 1)[-1]}" if remote else settings.output()
     mirror = _mirror(remote, settings) if remote and rank == 0 else None
-    model = _model(settings, data)
+    model = new_model(settings, data)
     made_by = facts(settings, data, steps, world, model)
     checkpoint, manifest, lines = None, {}, []
     if settings.resume_from:
@@ -197,7 +197,7 @@ def total_steps(settings: RunSettings, data: Data, world: int = 1) -> int:
     return settings.max_steps or max(1, math.ceil(settings.num_epochs * len(data.train) / rows))
 
 
-def _model(settings: RunSettings, data: Data):
+def new_model(settings: RunSettings, data: Data):
     """What is trained: a fresh model, or a base with adapters."""
     if isinstance(settings, AdaptSettings):
         model = adapt.adapt(settings, data.tokenizer)

@@ -188,10 +188,11 @@ class MixtureTrainer(Trainer):
     def _score(self, batches: list[dict[str, Tensor]], carries_R: Tensor, words_NL: Tensor) -> tuple[Tensor, Tensor]:
         """(mean log-likelihood, router logits) [R, N] of the rows that will carry a thought; zeros for the others."""
         N, parts = len(self.thoughts), 1 if self.is_fsdp_enabled else ESTEP_PARTS
-        scores_RN, router_RN = torch.zeros(len(carries_R), N), torch.zeros(len(carries_R), N)
+        device, R = batches[0]["prompt"].device, len(carries_R)
+        scores_RN, router_RN = torch.zeros(R, N, device=device), torch.zeros(R, N, device=device)
         sizes = [len(b["prompt"]) for b in batches]
         with torch.no_grad(), evaluating(self.model), self.compute_loss_context_manager():
-            for b, rows in zip(batches, torch.arange(len(carries_R)).split(sizes), strict=True):
+            for b, rows in zip(batches, torch.arange(R).split(sizes), strict=True):
                 keep = carries_R[rows]
                 if not keep.any():
                     if not self.is_fsdp_enabled:
@@ -201,11 +202,8 @@ class MixtureTrainer(Trainer):
                 for some, part in by_length(kept, parts):
                     logp_BNT, router_BN, _ = thought_logprobs(self.model, part, self.thoughts, self.scored, words_NL)
                     length_B = part["completion_mask"][:, : logp_BNT.shape[-1]].sum(1)
-                    places = rows[keep].to(some.device)[some]
-                    scores_RN = scores_RN.to(router_BN.device).index_copy(
-                        0, places, logp_BNT.sum(-1) / length_B[:, None]
-                    )
-                    router_RN = router_RN.to(router_BN.device).index_copy(0, places, router_BN)
+                    places = rows[keep].to(device)[some]
+                    scores_RN[places], router_RN[places] = logp_BNT.sum(-1) / length_B[:, None], router_BN
         return scores_RN, router_RN
 
     def temperature(self) -> float:
