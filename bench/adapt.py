@@ -1,11 +1,12 @@
 """Thoughts for a model that is there already: do they work, and what do they cost?
 
-    python bench/adapt.py e2e --train_file ../shared/data/e2e/train.jsonl --prompts ../shared/data/e2e/valid.jsonl
+    python bench/adapt.py e2e --train_file ../shared/data/e2e/train.jsonl --prompts ../shared/data/e2e/valid.jsonl --halves
     python bench/adapt.py forks --seeds 1 2 3 4 5
     python bench/adapt.py size --train_file ../shared/data/shakespeare.txt
 
 e2e: a plain model of restaurant descriptions, trained by plain transformers, gets 8 thoughts by LoRA; evaluate_diversity.py
-     then judges them against every sampler of that base, tuned alike.
+     then judges them against every sampler of that base, tuned alike. The rows of 150 prompts are held out from both, for NLL
+     and for whoever chooses settings; --halves: base and adapters learn from the rows of different prompts.
 forks: a plain model trained by `train_mot.py --num_thoughts 1` gets 8 thoughts by LoRA: distinct valid answers of 8 on unseen
      prompts, beside the most that 8 independent draws can find.
 size: a random model of the guide's full size: share that is trained, peak memory and tokens per second of adapting, over
@@ -15,6 +16,7 @@ Every command is printed as it is run. Runs that are there already are not run a
 
 import argparse
 import json
+import random
 import re
 import shlex
 import statistics
@@ -32,8 +34,10 @@ def main() -> None:
     parser.add_argument("--prompts", help="e2e: held-out rows to judge by")
     parser.add_argument("--output_dir", type=Path, default=Path("outputs/adapt"))
     parser.add_argument("--seeds", type=int, nargs="+", default=[1], help="forks, e2e: of base and adapters")
-    parser.add_argument("--base_steps", type=int, help="default: 4000; e2e 3000")
-    parser.add_argument("--steps", type=int, help="of adapting; default: 4000; e2e 3000; size 6")
+    parser.add_argument("--base_steps", type=int, help="default: 4000; e2e 600")
+    parser.add_argument("--steps", type=int, help="of adapting; default: 4000; e2e 1000; size 6")
+    parser.add_argument("--learning_rate", type=float, help="of adapting; default: e2e 1e-3, forks 2e-3")
+    parser.add_argument("--halves", action="store_true", help="e2e: adapt on rows that the base has not seen")
     parser.add_argument("--hidden_size", type=int, help="default: e2e 128, forks 96, size 768")
     parser.add_argument("--num_layers", type=int, help="default: e2e 4, forks 3, size 12")
     parser.add_argument("--vocab_size", type=int, default=50257, help="size: of the model")
@@ -41,8 +45,9 @@ def main() -> None:
     parser.add_argument("--judge", default="", help="e2e: further flags of evaluate_diversity.py, as one word")
     args = parser.parse_args()
     for name, of_part in {
-        "base_steps": {"e2e": 3000, "forks": 4000, "size": 0},
-        "steps": {"e2e": 3000, "forks": 4000, "size": 6},
+        "base_steps": {"e2e": 600, "forks": 4000, "size": 0},
+        "steps": {"e2e": 1000, "forks": 4000, "size": 6},
+        "learning_rate": {"e2e": 1e-3, "forks": 2e-3, "size": 5e-4},
         "hidden_size": {"e2e": 128, "forks": 96, "size": 768},
         "num_layers": {"e2e": 4, "forks": 3, "size": 12},
     }.items():
@@ -76,7 +81,7 @@ def forks(args) -> None:
         print(f"$ python train_mot.py {flags} --output_dir {bases[seed]}", flush=True)
         train_once(bases[seed], flags.split()).result()
         flags = f"--task forks --num_thoughts 8 --seq_length 24 --batch_size 64 --max_steps {args.steps}"
-        flags += f" --learning_rate 2e-3 --seed {seed}"
+        flags += f" --learning_rate {args.learning_rate} --seed {seed}"
         adapters[seed] = args.output_dir / f"forks-adapter-{args.steps}-seed{seed}"
         adapt_once(adapters[seed], bases[seed], flags, args.more).result()
         print(f"seed {seed}  {last_lines(adapters[seed], '^forks: ')[-1]}")
@@ -87,39 +92,48 @@ def forks(args) -> None:
 
 
 def e2e(args) -> None:
+    dev, of_base, of_adapter = split(args)
     for seed in args.seeds:
-        base = args.output_dir / f"e2e-base-{args.base_steps}-seed{seed}"
+        of = f"{args.base_steps}{'-half' * args.halves}-seed{seed}"
+        base = args.output_dir / f"e2e-base-{of}"
         if not (base / "model.safetensors").is_file():
-            pretrain(args, base, seed)
-        flags = f"--train_file {args.train_file} --num_thoughts 8 --max_steps {args.steps} --learning_rate 2e-3 --seed {seed}"
-        adapter = adapt_once(args.output_dir / f"e2e-adapter-{args.steps}-seed{seed}", base, flags, args.more).result()
+            pretrain(args, of_base, base, seed)
+        flags = f"--train_file {of_adapter} --eval_file {dev} --num_thoughts 8 --max_steps {args.steps} --bf16 --lora_dropout 0.1"
+        flags += f" --learning_rate {args.learning_rate} --seed {seed}"
+        adapter = args.output_dir / f"e2e-adapter-{args.steps}-{args.learning_rate}-on-{of}"
+        adapter = adapt_once(adapter, base, flags, args.more).result()
         print("\n".join(last_lines(adapter, "^without a thought")), flush=True)
-        judged = args.output_dir / f"e2e-judged-seed{seed}"
-        words = [
-            "--model",
-            adapter,
-            "--plain",
-            base,
-            "--task",
-            "e2e",
-            "--prompts",
-            args.prompts,
-            "--output_dir",
-            judged,
-        ]
-        words = [str(ROOT / "evaluate_diversity.py"), *map(str, words), *shlex.split(args.judge)]
+        words = ["--model", adapter, "--plain", base, "--task", "e2e", "--prompts", args.prompts]
+        words += ["--output_dir", adapter.with_name(f"{adapter.name}-judged"), *shlex.split(args.judge)]
+        words = [str(ROOT / "evaluate_diversity.py"), *map(str, words)]
         print("$ python", shlex.join(words), flush=True)
         subprocess.run([sys.executable, *words], check=True)
 
 
-def pretrain(args, directory: Path, seed: int) -> None:
+def split(args) -> list[Path]:
+    """Files of rows: of 150 prompts that nothing learns from, of what the base learns from, of what the adapters do."""
+    rows = [json.loads(line) for line in Path(args.train_file).read_text().splitlines()]
+    prompts = sorted({row["prompt"] for row in rows})
+    random.Random(0).shuffle(prompts)
+    dev, rest = prompts[:150], prompts[150:]
+    parts = {"dev": dev, "base": rest[::2], "adapter": rest[1::2]} if args.halves else {"dev": dev, "all": rest}
+    args.output_dir.mkdir(parents=True, exist_ok=True)
+    files = []
+    for name, its in parts.items():
+        files.append(args.output_dir / f"e2e-rows-{name}.jsonl")
+        its = set(its)
+        files[-1].write_text("".join(json.dumps(row) + "\n" for row in rows if row["prompt"] in its))
+    return [*files, files[-1]][:3]
+
+
+def pretrain(args, train_file: Path, directory: Path, seed: int) -> None:
     """A plain language model of `prompt + completion` rows: transformers' Llama and Trainer, nothing of ours but the BPE."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM, Trainer, TrainingArguments
 
     from mot.tokenizer import build_tokenizer
 
-    rows = [json.loads(line) for line in Path(args.train_file).read_text().splitlines()]
+    rows = [json.loads(line) for line in train_file.read_text().splitlines()]
     texts = [row["prompt"] + row["completion"] for row in rows]
     tokenizer = build_tokenizer(texts, 1000, 1)
     ids = tokenizer([text + tokenizer.eos_token for text in texts])["input_ids"]

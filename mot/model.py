@@ -175,7 +175,8 @@ def base_logprobs(model: PreTrainedModel, batch: dict[str, Tensor], pad: int) ->
     labels = layout.pop("labels")
     P = batch["prompt"].shape[1]
     logits = model(**layout).logits[:, P - 1 : -1]
-    return -F.cross_entropy(logits.transpose(1, 2).float(), labels[:, P:], reduction="none", ignore_index=-100).sum(1)
+    nll = F.cross_entropy(logits.flatten(0, 1).float(), labels[:, P:].flatten(), reduction="none", ignore_index=-100)
+    return -nll.view(len(labels), -1).sum(1)
 
 
 @torch.no_grad()

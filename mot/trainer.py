@@ -228,8 +228,10 @@ class MixtureTrainer(Trainer):
         labels = layout.pop("labels")[:B]
         logits = model(**layout, use_cache=False).logits
         targets = labels[:, 1:]
-        ce = F.cross_entropy(logits[:B, :-1].transpose(1, 2).float(), targets, reduction="none", ignore_index=-100)
-        losses = {"lm_loss": ce.sum() / totals["target_tokens"]}
+        # Flat: over a last dimension that lies together it takes half the time of [B, V, T].
+        of_targets = logits[:B, :-1].flatten(0, 1).float()
+        ce = F.cross_entropy(of_targets, targets.flatten(), reduction="sum", ignore_index=-100)
+        losses = {"lm_loss": ce / totals["target_tokens"]}
         loss = losses["lm_loss"]
         carrying = token[:B, 0] >= 0
         if carrying.any():
@@ -458,10 +460,9 @@ class MixtureTrainer(Trainer):
         return metrics
 
     def _batches(self, dataset, collate) -> Iterator[dict[str, Tensor]]:
-        """Held-out rows, branched, where the model is."""
-        loader = DataLoader(
-            dataset, batch_size=self.settings.batch_size, collate_fn=collate, generator=torch.Generator()
-        )
+        """Held-out rows, branched, where the model is. So few at a time that all thoughts' logits are not more than training's."""
+        rows = max(1, min(self.settings.batch_size, 2 * self.settings.batch_size // self.settings.num_thoughts))
+        loader = DataLoader(dataset, batch_size=rows, collate_fn=collate, generator=torch.Generator())
         for raw in loader:
             batch = branch(raw, self.settings.seq_length // 2)
             yield {name: t.to(self.args.device) for name, t in batch.items()}
