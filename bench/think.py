@@ -5,7 +5,7 @@
     python bench/think.py p7      # a step behind a prompt of 16k tokens over one behind 1k, K = 32; bytes of the prompt's KV cache
     python bench/think.py p5 --dtype bfloat16 --hidden_size 2048 --num_layers 24     # on a GPU
 
-Of an untrained model of the guide's full size; its texts end at --max_new_tokens. What is compared takes turns; medians of
+Of an untrained model of the guide's full size, as `MixtureOfThoughts.from_pretrained` opens it, `generate` on the same; its texts end at --max_new_tokens. What is compared takes turns; medians of
 --repeats. W is the bandwidth of a copy (bytes read and written, an array far larger than any cache), F the rate of the model's
 own matrix products at 512 rows. With `bytes` and `flops` of a step that decodes R texts,
 
@@ -27,11 +27,11 @@ from datetime import date
 
 import torch
 from machine import DEVICE, described, synchronise
-from torch.nn import functional as F
 
 from mot.config import TrainSettings
 from mot.kv import PromptOnce, keep_once, prompt_cache
 from mot.model import build_model
+from mot.packed import Packed, pack
 from mot.think import MixtureOfThoughts
 from mot.tokenizer import build_tokenizer
 
@@ -52,13 +52,16 @@ def main() -> None:
     parser.add_argument("--temperature", type=float, default=0.7, help="p5: of the texts; 0 is greedy")
     parser.add_argument("--thoughts", type=int, nargs="+", default=[2, 4, 8, 16, 32], help="p5: K; p7: the last")
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument(
+        "--as_transformers_loads_it", action="store_true", help="without what mot/packed.py does on a CPU"
+    )
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     mixture = untrained(args)
     with torch.no_grad():
         figures = {"p5": p5, "p6": p6, "p7": p7}[args.part](args, mixture)
     told = {"bench": f"think {args.part}", "date": str(date.today()), **described()}
-    told |= {"dtype": args.dtype, "repeats": args.repeats}
+    told |= {"dtype": args.dtype, "repeats": args.repeats, "packed": not args.as_transformers_loads_it}
     told |= {"model": f"{args.hidden_size} x {args.num_layers}, {args.vocab_size}", "prompt_tokens": args.prompt_tokens}
     print(json.dumps(told | {"max_new_tokens": args.max_new_tokens} | figures))
 
@@ -71,9 +74,10 @@ def untrained(args: argparse.Namespace) -> MixtureOfThoughts:
     tokenizer.eos_token = "<|thought_0|>"  # an end that is never generated
     model.generation_config.eos_token_id = tokenizer.eos_token_id
     model = model.to(DEVICE, getattr(torch, args.dtype)).eval()
-    print(
-        f"{sum(p.numel() for p in model.parameters()) / 1e6:.0f}M parameters, {args.dtype}, {DEVICE.type}", flush=True
-    )
+    parameters = sum(p.numel() for p in model.parameters()) / 1e6
+    print(f"{parameters:.0f}M parameters, {args.dtype}, {DEVICE.type}", flush=True)
+    if not args.as_transformers_loads_it:
+        pack(model)
     return MixtureOfThoughts(model, tokenizer, model.config.mot["thought_token_ids"])
 
 
@@ -93,17 +97,18 @@ class Products:
     """The matrix products of one forward pass over R tokens, and nothing else."""
 
     def __init__(self, model):
-        self.weights = [m.weight for m in model.modules() if isinstance(m, torch.nn.Linear)]
-        self.head = model.lm_head.weight
-        self.numel = sum(w.numel() for w in self.weights)
+        self.maps, self.head = [m for m in model.modules() if isinstance(m, torch.nn.Linear | Packed)], model.lm_head
+        self.numel = sum(m.in_features * m.out_features for m in self.maps)
+        self.head_numel = self.head.in_features * self.head.out_features
+        self.dtype = model.dtype
 
     def __call__(self, R: int, head_rows: int | None = None) -> Callable[[], None]:
-        rows = {w.shape[1]: torch.randn(R, w.shape[1], dtype=w.dtype, device=DEVICE) for w in self.weights}
+        rows = {m.in_features: torch.randn(R, m.in_features, dtype=self.dtype, device=DEVICE) for m in self.maps}
 
         def work() -> None:
-            for w in self.weights:
-                x = rows[w.shape[1]]
-                F.linear(x[:head_rows] if w is self.head else x, w)
+            for m in self.maps:
+                x = rows[m.in_features]
+                m(x[:head_rows] if m is self.head else x)
 
         return work
 
@@ -142,13 +147,13 @@ def p5(args: argparse.Namespace, mixture: MixtureOfThoughts) -> dict:
     one, of_copy, of_512, prefill, *rest = turns(args.repeats, *works)
     linear = dict(zip((1, *args.thoughts), rest, strict=False))
     W, rate = copied / of_copy, 2 * 512 * products.numel / of_512
-    size, h, L = products.head.element_size(), args.hidden_size, args.num_layers
+    size, h, L = products.dtype.itemsize, args.hidden_size, args.num_layers
 
     def step(R: int) -> float:
         bytes_ = size * (products.numel + 2 * L * h * (P + R * T / 2))
         return max(bytes_ / W, R * (2 * products.numel + 4 * (P + T / 2) * L * h) / rate)
 
-    of_prompt = (2 * P * (products.numel - products.head.numel()) + 2 * P * P * L * h) / rate
+    of_prompt = (2 * P * (products.numel - products.head_numel) + 2 * P * P * L * h) / rate
     print(f"copy {W / 1e9:.1f} GB/s, matrix products {rate / 1e9:.0f} GFLOP/s; one `generate` call {one:.2f} s")
     print(
         f"{'K':>3} {'one call':>9} {'K calls':>9} {'faster':>7} {'ceiling':>8} {'share':>6} {'kernels':>8} {'share':>6}"
@@ -182,8 +187,8 @@ def p6(args: argparse.Namespace, mixture: MixtureOfThoughts) -> dict:
     long, short, of_copy, linear = turns(args.repeats, think(T + 8), think(8), copy, products(1))
     step, W = (long - short) / T, copied / of_copy
     kv = 2 * args.num_layers * args.hidden_size * (P + 8 + T / 2)
-    weights = products.numel * products.head.element_size()
-    total = weights + kv * products.head.element_size()
+    weights = products.numel * products.dtype.itemsize
+    total = weights + kv * products.dtype.itemsize
     rates = {"decode": total / step, "products_alone": weights / linear, "copy": W}
     print(f"{total / 1e6:.0f} MB a token, {1e3 * step:.1f} ms; its matrix products alone {1e3 * linear:.1f} ms")
     for name, rate in rates.items():
@@ -220,7 +225,7 @@ def p7(args: argparse.Namespace, mixture: MixtureOfThoughts) -> dict:
     for P, cache in zip(lengths, caches, strict=False):
         assert all(type(layer) is PromptOnce for layer in cache.layers)
         held = {t.untyped_storage() for layer in cache.layers for t in (layer.prompt_keys, layer.prompt_values)}
-        one_copy = 2 * P * config.num_hidden_layers * args.hidden_size * model.lm_head.weight.element_size()
+        one_copy = 2 * P * config.num_hidden_layers * args.hidden_size * model.dtype.itemsize
         ratios.append(sum(s.nbytes() for s in held) / one_copy)
     short, long, copies = turns(args.repeats, *map(step, caches))
     # The least that any exact attention must do: two products with every key and value for every query.

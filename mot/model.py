@@ -32,6 +32,7 @@ from transformers import (
 from mot.adapt import ADAPTER, open_adapter
 from mot.config import TrainSettings
 from mot.costs import mlp_width
+from mot.packed import pack
 from mot.thoughts import draw_words, mixture_nll, oracle_nll, specialisation
 from mot.tokenizer import thought_ids
 
@@ -262,7 +263,8 @@ def evaluating(model: PreTrainedModel) -> Iterator[None]:
 def load_model(path: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, list[int]]:
     """(model in eval mode, on the accelerator if there is one; tokenizer; thought token ids) of a directory.
 
-    The directory holds a whole model, or an adapter whose base is then loaded, too. No ids for a model without thoughts.
+    The directory holds a whole model, or an adapter whose base is then loaded, too. No ids for a model without thoughts. The
+    model is for thinking: on a CPU a whole one is packed (mot/packed.py), and can be neither trained nor saved.
 
     Raises ValueError where there is no such model or it is half-written.
     """
@@ -278,6 +280,8 @@ def load_model(path: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, lis
     tokenizer.padding_side = "left"
     if not getattr(model, "is_quantized", False):
         model = model.to(torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu")
+    if not (Path(path) / ADAPTER).is_file():
+        pack(model)
     return model.eval(), tokenizer, _thoughts(model)
 
 

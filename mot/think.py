@@ -66,7 +66,7 @@ class MixtureOfThoughts:
 
     @classmethod
     def from_pretrained(cls, path: str) -> "MixtureOfThoughts":
-        """Load from a directory. Raises ValueError where there is no model."""
+        """Load from a directory, for thinking: `model` cannot be trained or saved. Raises ValueError where there is no model."""
         return cls._of(*load_model(path))
 
     @classmethod
