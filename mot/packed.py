@@ -23,6 +23,11 @@ class Packed(nn.Module):
         self.in_features, self.out_features, self.bias = linear.in_features, linear.out_features, linear.bias
         self.blocks = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach(), ROWS)
 
+    @property
+    def weight(self) -> Tensor:
+        """[out, in], made anew: for code that asks a map for its weights instead of calling it."""
+        return self.blocks.to_dense()
+
     def forward(self, x: Tensor) -> Tensor:
         if x.requires_grad and torch.is_grad_enabled():  # the operator has no derivative, and would not say so
             raise RuntimeError("a packed model only thinks; to train it, open it with AutoModelForCausalLM")
@@ -35,7 +40,7 @@ class Packed(nn.Module):
 def pack(model: PreTrainedModel) -> None:
     """Where it helps: large maps in float32, on a CPU, in a torch that has oneDNN. Other maps than nn.Linear stay as they are.
 
-    Not for a model with adapters, which read the weights of the maps they wrap.
+    Not for a model with adapters, which read the weights of the maps they wrap at every step.
     """
     if model.device.type != "cpu" or model.dtype != torch.float32 or not torch.backends.mkldnn.is_available():
         return

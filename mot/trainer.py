@@ -228,10 +228,8 @@ class MixtureTrainer(Trainer):
         labels = layout.pop("labels")[:B]
         logits = model(**layout, use_cache=False).logits
         targets = labels[:, 1:]
-        # Flat: over a last dimension that lies together it takes half the time of [B, V, T].
-        of_targets = logits[:B, :-1].flatten(0, 1).float()
-        ce = F.cross_entropy(of_targets, targets.flatten(), reduction="sum", ignore_index=-100)
-        losses = {"lm_loss": ce / totals["target_tokens"]}
+        ce = F.cross_entropy(logits[:B, :-1].transpose(1, 2).float(), targets, reduction="none", ignore_index=-100)
+        losses = {"lm_loss": ce.sum() / totals["target_tokens"]}
         loss = losses["lm_loss"]
         carrying = token[:B, 0] >= 0
         if carrying.any():

@@ -50,6 +50,7 @@ def test_same_logits(plain, packed, shape):
 @pytest.mark.parametrize("bias", [True, False])
 def test_a_map_of_any_shape(bias):
     linear = nn.Linear(96, 130, bias)
+    assert torch.equal(Packed(linear).weight, linear.weight)
     for shape in ((96,), (1, 96), (1, 1, 96), (2, 3, 5, 96)):
         x = torch.randn(shape, generator=torch.Generator().manual_seed(1))
         with torch.no_grad():
