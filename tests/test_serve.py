@@ -212,7 +212,9 @@ def test_client_has_openais_defaults(client):
     done = client.completions.create(model="mixture", prompt="the king ")
     assert len(done.choices) == 1
     assert done.usage.completion_tokens <= 16
-    assert done.choices[0].finish_reason == "length" or done.usage.completion_tokens < 16
+    # No seed: the end may be drawn at any token, the sixteenth among them.
+    assert done.choices[0].finish_reason in ("stop", "length")
+    assert done.choices[0].finish_reason == "stop" or done.usage.completion_tokens == 16
     assert done.choices[0].logprobs is None
 
 
