@@ -47,7 +47,7 @@ def main() -> None:
     for name, of_part in {
         "base_steps": {"e2e": 600, "forks": 4000, "size": 0},
         "steps": {"e2e": 1000, "forks": 4000, "size": 6},
-        "learning_rate": {"e2e": 1e-3, "forks": 2e-3, "size": 5e-4},
+        "learning_rate": {"e2e": 1e-3, "forks": 2e-3, "size": 0},
         "hidden_size": {"e2e": 128, "forks": 96, "size": 768},
         "num_layers": {"e2e": 4, "forks": 3, "size": 12},
     }.items():
@@ -111,19 +111,18 @@ def e2e(args) -> None:
 
 
 def split(args) -> list[Path]:
-    """Files of rows: of 150 prompts that nothing learns from, of what the base learns from, of what the adapters do."""
+    """Three files of rows: of 150 prompts that nothing learns from, of those of the base, of those of the adapters."""
     rows = [json.loads(line) for line in Path(args.train_file).read_text().splitlines()]
     prompts = sorted({row["prompt"] for row in rows})
     random.Random(0).shuffle(prompts)
     dev, rest = prompts[:150], prompts[150:]
-    parts = {"dev": dev, "base": rest[::2], "adapter": rest[1::2]} if args.halves else {"dev": dev, "all": rest}
+    of_base, of_adapters = (rest[::2], rest[1::2]) if args.halves else (rest, rest)
     args.output_dir.mkdir(parents=True, exist_ok=True)
     files = []
-    for name, its in parts.items():
-        files.append(args.output_dir / f"e2e-rows-{name}.jsonl")
-        its = set(its)
-        files[-1].write_text("".join(json.dumps(row) + "\n" for row in rows if row["prompt"] in its))
-    return [*files, files[-1]][:3]
+    for name, chosen in (("dev", set(dev)), ("base", set(of_base)), ("adapters", set(of_adapters))):
+        files.append(args.output_dir / f"e2e-rows-{name}{'-half' * args.halves}.jsonl")
+        files[-1].write_text("".join(json.dumps(row) + "\n" for row in rows if row["prompt"] in chosen))
+    return files
 
 
 def pretrain(args, train_file: Path, directory: Path, seed: int) -> None:

@@ -5,8 +5,8 @@
     python bench/think.py p7      # a step behind a prompt of 16k tokens over one behind 1k, K = 32; bytes of the prompt's KV cache
     python bench/think.py p5 --dtype bfloat16 --hidden_size 2048 --num_layers 24     # on a GPU
 
-Of an untrained model of the guide's full size, as `MixtureOfThoughts.from_pretrained` opens it, `generate` on the same; its texts end at --max_new_tokens. What is compared takes turns; medians of
---repeats. W is the bandwidth of a copy (bytes read and written, an array far larger than any cache), F the rate of the model's
+Of an untrained model of the guide's full size, as `MixtureOfThoughts.from_pretrained` opens it, `generate` on the same one; its
+texts end at --max_new_tokens. What is compared takes turns; medians of --repeats. W is the bandwidth of a copy (bytes read and written, an array far larger than any cache), F the rate of the model's
 own matrix products at 512 rows. With `bytes` and `flops` of a step that decodes R texts,
 
     step(R)    = max(bytes(R) / W, flops(R) / F)          bytes: weights, the prompt's KV once, R texts' KV

@@ -176,8 +176,7 @@ def base_logprobs(model: PreTrainedModel, batch: dict[str, Tensor], pad: int) ->
     labels = layout.pop("labels")
     P = batch["prompt"].shape[1]
     logits = model(**layout).logits[:, P - 1 : -1]
-    nll = F.cross_entropy(logits.flatten(0, 1).float(), labels[:, P:].flatten(), reduction="none", ignore_index=-100)
-    return -nll.view(len(labels), -1).sum(1)
+    return -F.cross_entropy(logits.transpose(1, 2).float(), labels[:, P:], reduction="none", ignore_index=-100).sum(1)
 
 
 @torch.no_grad()
@@ -272,7 +271,8 @@ def load_model(path: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, lis
         raise ValueError(
             f"--model {path}: no such directory; give the --output_dir of a finished training run, or fetch a model with `hf download`"
         )
-    if (Path(path) / ADAPTER).is_file():
+    is_adapter = (Path(path) / ADAPTER).is_file()
+    if is_adapter:
         adapted, tokenizer = open_adapter(path)
         model = adapted.get_base_model()  # the base itself, with the adapter inside
     else:
@@ -280,7 +280,7 @@ def load_model(path: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, lis
     tokenizer.padding_side = "left"
     if not getattr(model, "is_quantized", False):
         model = model.to(torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu")
-    if not (Path(path) / ADAPTER).is_file():
+    if not is_adapter:
         pack(model)
     return model.eval(), tokenizer, _thoughts(model)
 
