@@ -19,7 +19,7 @@ test: $(SETUP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-vllm: $(SETUP) .venv-vllm/.ready
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/test_vllm.py
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/serving/test_vllm.py
 
 # Without torch's audio and video siblings, for which it has no use here and which have no build beside this torch.
 .venv-vllm/.ready: tests/vllm_requirements.py
@@ -30,7 +30,7 @@ test-vllm: $(SETUP) .venv-vllm/.ready
 	touch $@
 
 torture: $(SETUP)
-	TORTURE=1 $(BIN)/python -m pytest tests/test_survival.py tests/test_faults.py tests/test_serve*.py
+	TORTURE=1 $(BIN)/python -m pytest tests/training/test_survival.py tests/training/test_faults.py tests/serving/test_api.py tests/serving/test_guard.py tests/serving/test_life.py
 
 # A text of random letters costs what any text does.
 TEXT ?= outputs/bench/text.txt

@@ -130,7 +130,7 @@ def pretrain(args, train_file: Path, directory: Path, seed: int) -> None:
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM, Trainer, TrainingArguments
 
-    from mot.tokenizer import build_tokenizer
+    from mot.model.tokenizer import build_tokenizer
 
     rows = [json.loads(line) for line in train_file.read_text().splitlines()]
     texts = [row["prompt"] + row["completion"] for row in rows]

@@ -14,8 +14,8 @@ from pathlib import Path
 from runs import ROOT  # noqa: F401  (this directory's mot, not the installed one)
 
 from mot import tasks
+from mot.inference.think import MixtureOfThoughts
 from mot.tasks import chains
-from mot.think import MixtureOfThoughts
 
 
 def main() -> None:

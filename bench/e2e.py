@@ -11,7 +11,7 @@ import statistics
 from pathlib import Path
 
 from mot import MixtureOfThoughts
-from mot.diversity import distinct_n, vendi_score
+from mot.evaluation.metrics import distinct_n, vendi_score
 
 
 def main() -> None:

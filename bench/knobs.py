@@ -50,9 +50,9 @@ def measure(directory: Path, held_out: str) -> tuple[float, ...]:
     import torch
 
     from mot import MixtureOfThoughts
-    from mot.diversity import vendi_score
+    from mot.evaluation.metrics import vendi_score
+    from mot.model.tokenizer import encode
     from mot.thoughts import diversity
-    from mot.tokenizer import encode
 
     metrics = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
     mixture = MixtureOfThoughts.from_pretrained(str(directory))

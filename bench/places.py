@@ -13,10 +13,10 @@ from runs import ROOT, printed, train_once
 
 VARIANTS = {
     "as it is": "",
-    "keys without a wide bias": "mot.model.KEY_BIAS_STD = 0.0",
-    "rotary base 10,000": "mot.model.WAVELENGTHS = 10_000 / 24",
+    "keys without a wide bias": "mot.model.build.KEY_BIAS_STD = 0.0",
+    "rotary base 10,000": "mot.model.build.WAVELENGTHS = 10_000 / 24",
     "winners hard from the first step": "",
-    "diversity from the first step": "mot.trainer.DIVERSITY_FROM = 0.0",
+    "diversity from the first step": "mot.training.em.DIVERSITY_FROM = 0.0",
     "no diversity": "",
 }
 LINE = re.compile(r"found ([\d.]+) of 8 answers on unseen prompts \(validity ([\d.]+)\)")

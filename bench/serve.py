@@ -26,9 +26,9 @@ TEXT = "It was the best of times, it was the worst of times, it was the age of w
 
 
 def untrained(directory: str) -> None:
-    from mot.config import TrainSettings
-    from mot.model import build_model
-    from mot.tokenizer import build_tokenizer
+    from mot.model.build import build_model
+    from mot.model.tokenizer import build_tokenizer
+    from mot.training.settings import TrainSettings
 
     tokenizer = build_tokenizer([TEXT], 100, 8)
     model = build_model(TrainSettings(hidden_size=512, num_layers=8, num_thoughts=8), tokenizer)

@@ -28,12 +28,12 @@ from datetime import date
 import torch
 from machine import DEVICE, described, synchronise
 
-from mot.config import TrainSettings
-from mot.kv import PromptOnce, keep_once, prompt_cache
-from mot.model import build_model
-from mot.packed import Packed, pack
-from mot.think import MixtureOfThoughts
-from mot.tokenizer import build_tokenizer
+from mot.inference.think import MixtureOfThoughts
+from mot.model.build import build_model
+from mot.model.packed import Packed, pack
+from mot.model.shared_prompt import PromptOnce, keep_once, prompt_cache
+from mot.model.tokenizer import build_tokenizer
+from mot.training.settings import TrainSettings
 
 N = 32
 
@@ -53,7 +53,7 @@ def main() -> None:
     parser.add_argument("--thoughts", type=int, nargs="+", default=[2, 4, 8, 16, 32], help="p5: K; p7: the last")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument(
-        "--as_transformers_loads_it", action="store_true", help="without what mot/packed.py does on a CPU"
+        "--as_transformers_loads_it", action="store_true", help="without what mot/model/packed.py does on a CPU"
     )
     args = parser.parse_args()
     torch.set_num_threads(args.threads)

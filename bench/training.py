@@ -30,11 +30,11 @@ import torch
 from machine import DEVICE, described, synchronise
 from torch.nn import functional as F
 
-from mot.config import TrainSettings
-from mot.data import load_data
-from mot.interrupt import Interruption
-from mot.train import new_model
-from mot.trainer import MixtureTrainer
+from mot.data.load import load_data
+from mot.runtime.signals import Interruption
+from mot.training.em import MixtureTrainer
+from mot.training.run import new_model
+from mot.training.settings import TrainSettings
 
 WARM = 3  # steps before the clock runs
 PUBLISHED = 1.88  # nanoGPT's README: "a loss of 1.88" after 2,000 iterations on a CPU

@@ -7,24 +7,16 @@ import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from mot.config import (
-    DATASETS,
-    AdaptSettings,
-    DataSettings,
-    EvaluateSettings,
-    ExportSettings,
-    ReportSettings,
-    RunSettings,
-    ServeSettings,
-    ThinkSettings,
-    TrainSettings,
-    fail,
-    parse,
-)
-from mot.interrupt import Interruption
+from mot.data.settings import DATASETS, DownloadSettings
+from mot.evaluation.settings import EvaluateSettings
+from mot.inference.settings import ExportSettings, ThinkSettings
+from mot.runtime.flags import fail, parse
+from mot.runtime.signals import Interruption
+from mot.serving.settings import ServeSettings
+from mot.training.settings import AdaptSettings, ReportSettings, RunSettings, TrainSettings
 
 if TYPE_CHECKING:
-    from mot.train import Result
+    from mot.training.run import Result
 
 
 def train(argv: list[str] | None = None, prog: str = "mot train") -> None:
@@ -39,9 +31,10 @@ def adapt(argv: list[str] | None = None, prog: str = "mot adapt") -> None:
 
 def _run(settings: RunSettings) -> "Result | None":
     _quiet()
-    from mot import evaluate, report
-    from mot.train import train as run
-    from mot.train import upload
+    from mot.evaluation import answers
+    from mot.training import report
+    from mot.training.run import train as run
+    from mot.training.run import upload
 
     result = run(settings)
     if result is None:
@@ -61,9 +54,9 @@ def _run(settings: RunSettings) -> "Result | None":
     print(report.where_to(result.output_dir, page))
     if settings.task:
         from mot import tasks
-        from mot.think import MixtureOfThoughts
+        from mot.inference.think import MixtureOfThoughts
 
-        found = evaluate.find_answers(MixtureOfThoughts.from_pretrained(result.output_dir), settings.task)
+        found = answers.find_answers(MixtureOfThoughts.from_pretrained(result.output_dir), settings.task)
         prompt, thoughts, answers = found.samples[0]
         what = "a prompt" if settings.task in tasks.RECURRING else "an unseen prompt"
         console.print(f"\n{what}: {prompt}", markup=False)
@@ -81,8 +74,8 @@ def think(argv: list[str] | None = None, prog: str = "mot think") -> None:
 
     from rich.console import Console
 
-    from mot import report
-    from mot.think import MixtureOfThoughts
+    from mot.inference.think import MixtureOfThoughts
+    from mot.training import report
 
     mixture = MixtureOfThoughts.from_pretrained(settings.model)
     thoughts = mixture.think(
@@ -109,14 +102,15 @@ def evaluate(argv: list[str] | None = None, prog: str = "mot evaluate") -> None:
 
     from rich.console import Console
 
-    from mot import compare, diversity_report
+    from mot.evaluation import evaluate as evaluation
+    from mot.evaluation import figures
 
     words = [prog, *(sys.argv[1:] if argv is None else argv)]
-    result = compare.compare(settings, shlex.join(words))
-    page = diversity_report.write(result, settings.output())
-    Console(highlight=False).print(diversity_report.table(result))
+    result = evaluation.compare(settings, shlex.join(words))
+    page = figures.write(result, settings.output())
+    Console(highlight=False).print(figures.table(result))
     print(
-        f"report   {page}\nnumbers  {settings.output()}/{compare.RESULT}\ntexts    {settings.output()}/{compare.TEXTS}"
+        f"report   {page}\nnumbers  {settings.output()}/{evaluation.RESULT}\ntexts    {settings.output()}/{evaluation.TEXTS}"
     )
 
 
@@ -124,7 +118,7 @@ def export(argv: list[str] | None = None, prog: str = "mot export") -> None:
     """merge an adapter into a whole model, or print the command that makes a GGUF of one"""
     settings = parse(ExportSettings, argv, prog, export.__doc__)
     _quiet()
-    from mot.export import gguf_command, merge
+    from mot.inference.export import gguf_command, merge
 
     if settings.gguf:
         print(gguf_command(settings.model, settings.outtype, settings.output_dir))
@@ -137,17 +131,17 @@ def serve(argv: list[str] | None = None, prog: str = "mot serve") -> None:
     """answer over an OpenAI-compatible API, K thoughts to a request, and in a browser"""
     settings = parse(ServeSettings, argv, prog, serve.__doc__)
     _quiet()
-    from mot.serve import serve as run
+    from mot.serving.server import serve as run
 
     run(settings)
 
 
 def data(argv: list[str] | None = None, prog: str = "mot data") -> None:
     """fetch a data set of the guide as plain text: shakespeare, wikitext103 or openwebtext"""
-    settings = parse(DataSettings, argv, prog, data.__doc__)
+    settings = parse(DownloadSettings, argv, prog, data.__doc__)
     import os
 
-    from mot.storage import save_dataset
+    from mot.runtime.remote import save_dataset
 
     output = settings.output or f"data/{settings.name}.txt"
     if os.path.exists(output):
@@ -163,26 +157,26 @@ def data(argv: list[str] | None = None, prog: str = "mot data") -> None:
 def report(argv: list[str] | None = None, prog: str = "mot report") -> None:
     """draw the report of a run that was interrupted or still goes on"""
     settings = parse(ReportSettings, argv, prog, report.__doc__)
-    from mot.report import write
+    from mot.training.report import write
 
     print(write(settings.run))
 
 
 def cost(argv: list[str] | None = None, prog: str = "mot cost") -> None:
     """what a run would take: FLOPs, hours and dollars, for one GPU or as a table of all"""
-    from mot import costs
+    from mot.training import costs
 
     print("\n".join(costs.report(parse(costs.CostSettings, argv, prog, cost.__doc__))))
 
 
 def cloud(argv: list[str] | None = None, prog: str = "mot cloud") -> None:
     """train on Google Cloud: prints the exact commands for a machine (gce) or a job (vertex); --go runs them"""
-    from mot import cloud
+    from mot.cloud import plan
 
     argv = sys.argv[1:] if argv is None else argv
     routes = {
-        "gce": (cloud.GCE, cloud.GceSettings, cloud.gce),
-        "vertex": (cloud.VERTEX, cloud.VertexSettings, cloud.vertex),
+        "gce": (plan.GCE, plan.GceSettings, plan.gce),
+        "vertex": (plan.VERTEX, plan.VertexSettings, plan.vertex),
     }
     usage = [f"mot cloud {route} {'|'.join(actions)} [flags]" for route, (actions, _, _) in routes.items()]
     route, action, *words = [*argv[:2], *[""] * (2 - len(argv)), *argv[2:]]
@@ -201,25 +195,25 @@ def cloud(argv: list[str] | None = None, prog: str = "mot cloud") -> None:
     if (route, action) == ("vertex", "run"):
         _run_in_container(flags + training)
         return
-    settings = parse(kind, flags, f"{prog} {route} {action}", cloud.__doc__.split("\n")[0])
-    plan = make(action, settings, training)
+    settings = parse(kind, flags, f"{prog} {route} {action}", plan.__doc__.split("\n")[0])
+    made = make(action, settings, training)
     if settings.go:
-        cloud.run(plan, settings)
+        plan.run(made, settings)
     else:
-        print(plan.script())
+        print(made.script())
 
 
 def _run_in_container(words: list[str]) -> None:
     """Vertex AI: train into AIP_CHECKPOINT_DIR, resume from it, and put the finished model into AIP_MODEL_DIR."""
     import os
 
-    from mot.cloud import container_flags
+    from mot.cloud.plan import container_flags
 
     flags = container_flags(words, dict(os.environ))
     kind = AdaptSettings if any(flag.startswith("--base_model") for flag in flags) else TrainSettings
     result = _run(parse(kind, flags, "mot cloud vertex run", ""))
     if result and os.environ.get("AIP_MODEL_DIR"):
-        from mot.train import model_files, upload
+        from mot.training.run import model_files, upload
 
         result.remote = os.environ["AIP_MODEL_DIR"].rstrip("/")
         upload(result, model_files(result.output_dir))

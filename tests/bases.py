@@ -10,7 +10,7 @@ import torch
 from tokenizers import processors
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast, models
 
-from mot.tokenizer import build_tokenizer
+from mot.model.tokenizer import build_tokenizer
 
 TEXT = "the quick brown fox jumps over the lazy dog. n = 0 1 2 3 4 5 6 7 8 9 is not what it was, said the king.\n"
 TEMPLATE = (

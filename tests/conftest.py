@@ -63,8 +63,8 @@ def rows_file(tmp_path_factory) -> Path:
 
 def trained(output: Path, **settings) -> Path:
     """The directory of a mixture of 4 thoughts and one narrow layer, trained 4 steps."""
-    from mot.config import TrainSettings
-    from mot.train import train
+    from mot.training.run import train
+    from mot.training.settings import TrainSettings
 
     train(TrainSettings(num_thoughts=4, hidden_size=32, num_layers=1, max_steps=4, output_dir=str(output), **settings))
     return output
@@ -110,7 +110,9 @@ def emulator():
     with pytest.MonkeyPatch.context() as patch:
         host = f"http://127.0.0.1:{server._api._httpd.server_port}"
         patch.setenv("STORAGE_EMULATOR_HOST", host)
-        patch.setenv("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")  # `put` may import gcsfs before mot.storage does
+        patch.setenv(
+            "GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false"
+        )  # `put` may import gcsfs before mot.runtime.remote does
         patch.setenv("FSSPEC_GS", '{"token": "anon"}')  # for processes started here; this one has read it already
         patch.setitem(fsspec.config.conf, "gs", {"token": "anon"})
         yield server

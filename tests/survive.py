@@ -20,7 +20,9 @@ PAUSE = 0.7  # seconds
 ENVIRONMENT = ("STORAGE_EMULATOR_HOST", "FSSPEC_GS_TOKEN", "MOT_CACHE", "HF_HUB_OFFLINE")
 
 _context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(["mot.train", "mot.report", "mot.evaluate", "rich.console", "matplotlib.figure"])
+_context.set_forkserver_preload(
+    ["mot.training.run", "mot.training.report", "mot.evaluation.answers", "rich.console", "matplotlib.figure"]
+)
 
 
 class Run:
@@ -117,17 +119,20 @@ def _child(
     import torch
 
     torch.set_num_threads(1)
-    from mot import cli, data, storage, trainer
+    from mot import cli
+    from mot.data import load
+    from mot.runtime import remote
+    from mot.training import em
 
     owner, name, when = {
-        "tokenising": (data, "encode", lambda self: True),
-        "first step": (trainer.MixtureTrainer, "compute_loss", lambda self: True),
-        "training": (trainer.MixtureTrainer, "_get_grad_norm", lambda self: self.state.global_step == at),
-        "accumulation": (trainer.MixtureTrainer, "compute_loss", lambda self: self.state.global_step == at),
-        "evaluation": (trainer, "score", lambda self: True),
-        "saving": (trainer.MixtureTrainer, "_save_scaler", lambda self: self.state.global_step == at),
-        "stuck": (trainer.MixtureTrainer, "compute_loss", lambda self: self.state.global_step == at),
-        "upload": (storage.Mirror, "upload", lambda self: True),
+        "tokenising": (load, "encode", lambda self: True),
+        "first step": (em.MixtureTrainer, "compute_loss", lambda self: True),
+        "training": (em.MixtureTrainer, "_get_grad_norm", lambda self: self.state.global_step == at),
+        "accumulation": (em.MixtureTrainer, "compute_loss", lambda self: self.state.global_step == at),
+        "evaluation": (em, "score", lambda self: True),
+        "saving": (em.MixtureTrainer, "_save_scaler", lambda self: self.state.global_step == at),
+        "stuck": (em.MixtureTrainer, "compute_loss", lambda self: self.state.global_step == at),
+        "upload": (remote.Mirror, "upload", lambda self: True),
     }.get(pause, (None, None, None))
     if owner:
         original, told = getattr(owner, name), []
@@ -143,7 +148,7 @@ def _child(
 
         setattr(owner, name, slow)
     if drop_rng:
-        trainer.MixtureTrainer._load_rng_state = lambda self, checkpoint: None
+        em.MixtureTrainer._load_rng_state = lambda self, checkpoint: None
     name, command = ("train_lora_mot.py", cli.adapt) if "--base_model" in argv else ("train_mot.py", cli.train)
     sys.argv = [name, *argv]
     cli.run(command, argv, prog=name)

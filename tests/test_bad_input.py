@@ -14,7 +14,9 @@ import pytest
 import torch
 
 from mot import cli
-from mot.config import ThinkSettings, TrainSettings, parse
+from mot.inference.settings import ThinkSettings
+from mot.runtime.flags import parse
+from mot.training.settings import TrainSettings
 
 SMALL = shlex.split("--hidden_size 32 --num_layers 1 --num_thoughts 4 --vocab_size 100 --seq_length 32 --max_steps 2")
 

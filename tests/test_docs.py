@@ -11,18 +11,13 @@ import pytest
 from fake_gcloud import install, understand
 
 from mot import cli
-from mot.config import (
-    AdaptSettings,
-    DataSettings,
-    EvaluateSettings,
-    ExportSettings,
-    ReportSettings,
-    ServeSettings,
-    ThinkSettings,
-    TrainSettings,
-    parse,
-)
-from mot.costs import CostSettings
+from mot.data.settings import DownloadSettings
+from mot.evaluation.settings import EvaluateSettings
+from mot.inference.settings import ExportSettings, ThinkSettings
+from mot.runtime.flags import parse
+from mot.serving.settings import ServeSettings
+from mot.training.costs import CostSettings
+from mot.training.settings import AdaptSettings, ReportSettings, TrainSettings
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -36,7 +31,7 @@ PARSED = {
     "mot think": ThinkSettings,
     "mot evaluate": EvaluateSettings,
     "mot export": ExportSettings,
-    "mot data": DataSettings,
+    "mot data": DownloadSettings,
     "mot report": ReportSettings,
     "mot cost": CostSettings,
     "mot serve": ServeSettings,
@@ -86,7 +81,9 @@ def test_command_is_understood(command, tmp_path, monkeypatch, capsys):
             parse(EvaluateSettings, flags, "evaluate_diversity.py", "")
         case ["python", "serve_mot.py", *flags]:
             parse(ServeSettings, flags, "serve_mot.py", "")
-        case ["vllm", "serve", _, "--port", port] if port.isdecimal():  # its flags are run by tests/test_vllm.py
+        case ["vllm", "serve", _, "--port", port] if (
+            port.isdecimal()
+        ):  # its flags are run by tests/serving/test_vllm.py
             pass
         case ["mot", name, *flags]:
             parse(PARSED[f"mot {name}"], flags, f"mot {name}", "")

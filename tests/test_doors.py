@@ -16,7 +16,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from mot import cli
-from mot.tokenizer import encode
+from mot.model.tokenizer import encode
 
 # The guide's flags with their defaults; None where the default is derived or there is none.
 FLAGS = {
@@ -307,7 +307,7 @@ def test_plain_transformers_loads_it_and_gives_the_same_logits(call, trained):
     run, _ = trained
     call("-P", "-c", PLAIN, cwd=run.parent)
     plain = torch.load(run.parent / "plain.pt")
-    from mot.think import MixtureOfThoughts
+    from mot.inference.think import MixtureOfThoughts
 
     mixture = MixtureOfThoughts.from_pretrained(str(run))
     assert plain["class"] == "LlamaForCausalLM"

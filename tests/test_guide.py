@@ -12,7 +12,7 @@ from fake_gcloud import install, understand
 from test_docs import FENCE, PARSED
 
 from mot import cli
-from mot.config import parse
+from mot.runtime.flags import parse
 
 GUIDE = Path(__file__).parent.parent / "docs" / "training_guide.md"
 # What makes a command of the page take seconds: these flags stand last, so they win.

@@ -18,9 +18,11 @@ import yaml
 def built(root, tmp_path_factory) -> Path:
     """The folder of `python -m build`, which built a copy: setuptools leaves things in the source."""
     source, out = tmp_path_factory.mktemp("source") / "project", tmp_path_factory.mktemp("dist")
-    ignored = shutil.ignore_patterns(
-        ".git", ".venv*", "outputs", "data", "build", "dist", "*.egg-info", "__pycache__", ".*_cache"
-    )
+    skipped = shutil.ignore_patterns(".git", ".venv*", "build", "dist", "*.egg-info", "__pycache__", ".*_cache")
+
+    def ignored(folder: str, names: list[str]) -> set[str]:  # mot/data is ours, data/ at the root is not
+        return skipped(folder, names) | ({"outputs", "data"} & set(names) if Path(folder) == root else set())
+
     shutil.copytree(root, source, ignore=ignored)
     words = [sys.executable, "-m", "build", "--no-isolation", "--outdir", out]
     done = subprocess.run(words, cwd=source, capture_output=True, text=True, timeout=300)

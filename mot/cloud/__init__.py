@@ -1,0 +1,1 @@
+"""Exact commands for rented machines. No torch."""

@@ -1,0 +1,1 @@
+"""Are K thoughts different, and good?"""

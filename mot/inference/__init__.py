@@ -1,0 +1,1 @@
+"""Think: K continuations of one prompt, and the samplers that are its rivals."""

@@ -1,0 +1,66 @@
+"""What thinking and exporting are told. No torch here."""
+
+from dataclasses import dataclass
+
+from mot.runtime.flags import check_ranges, setting
+
+
+@dataclass
+class ThinkSettings:
+    """Everything `mot think` can be told."""
+
+    model: str | None = setting(None, "a directory that train_mot.py wrote", group="thinking")
+    prompt: str | None = setting(None, "text to think from", group="thinking")
+    num_thoughts: int | None = setting(
+        None, "K; default: every thought of the model", group="thinking", low=1, high=1024
+    )
+    max_new_tokens: int = setting(120, "longest continuation", "tokens", "thinking", low=1)
+    temperature: float = setting(0.7, "0 is greedy inside each thought", group="thinking", low=0)
+    top_p: float = setting(1.0, "nucleus sampling inside each thought", group="thinking", above=0, high=1)
+    creativity: float = setting(
+        1.0,
+        "which thoughts, if fewer than the model has: 0 the most probable, 1 by the router, large any",
+        group="thinking",
+        low=0,
+        endless=True,
+    )
+    seed: int = setting(0, "same seed, same texts", group="thinking", low=0)
+    chat: bool = setting(False, "the prompt is a user's turn: put it into the model's chat template", group="thinking")
+    json: bool = setting(False, "print one JSON object per thought instead of columns", group="thinking")
+
+    def validate(self) -> None:
+        check_ranges(self)
+        for name in ("model", "prompt"):
+            if getattr(self, name) is None:
+                raise ValueError(f"--{name}: missing; e.g. mot think --model outputs/run --prompt 'ROMEO:'")
+
+
+GGUF_TYPES = ("f32", "f16", "bf16", "q8_0", "auto")
+
+
+@dataclass
+class ExportSettings:
+    """Everything `mot export` can be told."""
+
+    model: str | None = setting(None, "a directory that train_lora_mot.py or train_mot.py wrote", group="what")
+    merge: bool = setting(False, "write a whole model: the base with the adapters in its weights", group="what")
+    gguf: bool = setting(False, "print the command of llama.cpp's converter for a whole model", group="what")
+    outtype: str = setting("f16", "with --gguf: f32, f16, bf16, q8_0 or auto", group="what")
+    output_dir: str | None = setting(
+        None, "with --merge: a new directory; with --gguf: the file's, default the model's"
+    )
+
+    def validate(self) -> None:
+        check_ranges(self)
+        if self.model is None:
+            raise ValueError(
+                "--model: missing; e.g. mot export --model outputs/adapter --merge --output_dir outputs/merged"
+            )
+        if self.merge == self.gguf:
+            raise ValueError(
+                f"--merge or --gguf: {'both are' if self.merge else 'neither is'} given; give one of them, --merge first"
+            )
+        if self.merge and self.output_dir is None:
+            raise ValueError("--output_dir: missing; --merge writes a whole model, say where")
+        if self.outtype not in GGUF_TYPES:
+            raise ValueError(f"--outtype {self.outtype}: unknown; there is {', '.join(GGUF_TYPES)}")

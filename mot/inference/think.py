@@ -1,0 +1,348 @@
+"""Think N ways at once: K different continuations of one prompt from one prefill.
+
+    mot = MixtureOfThoughts.from_pretrained("outputs/run")
+    for t in mot.think("ROMEO:", num_thoughts=8, max_new_tokens=120, temperature=0.7, creativity=1.0, seed=0):
+        print(t.index, t.probability, t.mean_logprob, t.text)
+    mot.route("ROMEO:")             # tensor [N]: p(k | prompt)
+    mot.nll("ROMEO:", " But soft")  # base, mixture, oracle NLL in nats per token
+
+Ours are the thoughts, the prompt that is computed and kept once (mot/model/shared_prompt.py), and randomness that belongs to a thought: each draws
+from its own generator, so what a thought says does not depend on what else runs beside it. The loop is ours, too: it is no longer
+than what `generate` must be told to do the same, and saves its 0.3 ms a token.
+"""
+
+import hashlib
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from transformers import (
+    Cache,
+    LogitsProcessor,
+    MinPLogitsWarper,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
+
+from mot.data.load import Prompt, collate_rows, encode_prompts
+from mot.model.build import describe_model, load_model, prefill, read_thought, score
+from mot.model.shared_prompt import keep_once, prompt_cache
+from mot.model.tokenizer import encode
+from mot.thoughts import choose_thoughts, repeats, word_index
+
+
+@dataclass(frozen=True)
+class Thought:
+    """One continuation: its thought's index and router probability, its mean log-probability (nats per token), its text.
+
+    Where a thought is a word of L thought tokens (`--thought_length`): the number that they write in base N, the first the
+    highest digit, 0 .. N ** L - 1; and the probability of the whole word.
+    """
+
+    index: int
+    probability: float
+    mean_logprob: float
+    text: str
+    token_ids: tuple[int, ...]
+
+
+class MixtureOfThoughts:
+    """A trained mixture, ready to think. A model without thoughts is a mixture of one.
+
+    `thoughts` are the ids of its N thought tokens, `thought_length` L the number of them in a thought.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        thoughts: list[int],
+        thought_length: int = 1,
+    ):
+        self.model, self.tokenizer, self.thoughts, self.thought_length = model, tokenizer, thoughts, thought_length
+
+    @classmethod
+    def from_pretrained(cls, path: str) -> "MixtureOfThoughts":
+        """Load from a directory, for thinking: `model` cannot be trained or saved. Raises ValueError where there is no model."""
+        return cls._of(*load_model(path))
+
+    @classmethod
+    def _of(cls, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, thoughts: list[int]):
+        return cls(model, tokenizer, thoughts, getattr(model.config, "mot", {}).get("thought_length", 1))
+
+    @classmethod
+    def without_weights(cls, path: str) -> "MixtureOfThoughts":
+        """The same for who lets another program compute: tokenizer, thoughts and configuration. Raises ValueError likewise."""
+        return cls._of(*describe_model(path))
+
+    @property
+    def num_thoughts(self) -> int:
+        """N, the number of thought tokens."""
+        return len(self.thoughts) or 1
+
+    @property
+    def different_thoughts(self) -> int:
+        """W = N ** L, the number of words they can write: N where a thought is one token."""
+        return self.num_thoughts**self.thought_length
+
+    @property
+    def ends(self) -> list[int]:
+        """Tokens that end a text: the tokenizer's end-of-text token and what else the model stops at, as at a turn's end."""
+        also = self.model.generation_config.eos_token_id
+        also = [] if also is None else also if isinstance(also, list) else [also]
+        return list(dict.fromkeys([self.tokenizer.eos_token_id, *also]))
+
+    def tokens_of(self, index: int) -> list[int]:
+        """Thought token ids [L] of a thought by its index, 0 .. W - 1: its digits in base N, the highest first."""
+        N = self.num_thoughts
+        return [self.thoughts[index // N**place % N] for place in reversed(range(self.thought_length))]
+
+    def index_of(self, word: list[int]) -> int:
+        """The index of a thought by its digits [L], each 0 .. N - 1."""
+        return word_index(word, self.num_thoughts)
+
+    def think(
+        self,
+        prompt: Prompt,
+        num_thoughts: int | None = None,
+        max_new_tokens: int = 120,
+        temperature: float = 0.7,
+        top_p: float = 1.0,
+        top_k: int = 0,
+        min_p: float = 0.0,
+        creativity: float = 1.0,
+        seed: int = 0,
+    ) -> list[Thought]:
+        """K = `num_thoughts` continuations (default: N), the most probable thought first.
+
+        `prompt` is a text; or, of a model with a chat template, a conversation `[{"role": "user", "content": "..."}]`; or
+        token ids, read as they are.
+
+        There are W = N different thoughts, or N ** L where a thought is a word of L tokens.
+        K < W: K different thoughts, picked with `creativity` (0 the most probable, 1 by the router, large any). Of words,
+        creativity 0 is a beam search of width K, which may miss some of the most probable.
+        K > W: every thought ceil(K/W) or floor(K/W) times, which needs temperature > 0.
+        `temperature` >= 0 (0 is greedy), `top_p`, `top_k`, `min_p` act inside each thought, as in transformers; 0 turns
+        top_k and min_p off. Raises ValueError for numbers outside these ranges.
+        """
+        return self.think_batch(
+            [prompt], num_thoughts, max_new_tokens, temperature, top_p, top_k, min_p, creativity, seed
+        )[0]
+
+    @torch.no_grad()
+    def think_batch(
+        self,
+        prompts: list[Prompt],
+        num_thoughts: int | None = None,
+        max_new_tokens: int = 120,
+        temperature: float = 0.7,
+        top_p: float = 1.0,
+        top_k: int = 0,
+        min_p: float = 0.0,
+        creativity: float = 1.0,
+        seed: int = 0,
+    ) -> list[list[Thought]]:
+        """`think` for several prompts in one batch: the same thoughts, texts and probabilities as one by one."""
+        W, K = self.different_thoughts, num_thoughts or self.num_thoughts
+        for name, value, inside, way_out in (
+            ("num_thoughts", K, K >= 1, "give 1 or more"),
+            (
+                "num_thoughts",
+                K,
+                K <= W or temperature > 0,
+                f"the model has {W} and greedy repeats are copies; give at most {W}, or temperature > 0",
+            ),
+            ("max_new_tokens", max_new_tokens, max_new_tokens >= 1, "give 1 or more"),
+            ("temperature", temperature, 0 <= temperature < float("inf"), "give a finite number, 0 (greedy) or more"),
+            ("top_p", top_p, 0 < top_p <= 1, "give more than 0 and at most 1"),
+            ("top_k", top_k, top_k >= 0, "give 0 (off) or more"),
+            ("min_p", min_p, 0 <= min_p <= 1, "give 0 (off) to 1"),
+            ("creativity", creativity, creativity >= 0, "give 0 or more"),
+        ):
+            if not inside:
+                raise ValueError(f"--{name} {value}: {way_out}")
+
+        batch, logits_BV, cache = self._prefill(prompts)
+        if K > 1:
+            keep_once(cache)
+        router_BN = logits_BV[:, self.thoughts] if self.thoughts else torch.zeros(len(prompts), 1)
+        words_BKL, probability_BK = self.choose(batch, router_BN, cache, prompts, K, creativity, seed)
+        chosen_BK = [[self.index_of(word) for word in words] for words in words_BKL.tolist()]
+        generators = [
+            g for prompt, chosen in zip(prompts, chosen_BK, strict=True) for g in generators_of(seed, prompt, chosen)
+        ]
+
+        drawing = [*warpers(temperature, top_p, top_k, min_p), Draw(generators)] if temperature > 0 else []
+        mask = batch["prompt_mask"].repeat_interleave(K, 0)
+        next_R1 = logits_RV = None
+        if self.thoughts:
+            begun = self._tokens(words_BKL)
+            mask, next_R1 = torch.cat([mask, torch.ones_like(begun)], 1), begun[:, -1:]
+        else:  # the prompt has told already what comes first
+            logits_RV = logits_BV.repeat_interleave(K, 0)
+        new, logp = self._decode(cache, mask, next_R1, logits_RV, drawing, max_new_tokens)
+        rows = [
+            self._thought(chosen_BK[i // K][i % K], probability, new[i], logp[i])
+            for i, probability in enumerate(probability_BK.flatten().tolist())
+        ]
+        return [rows[b * K : (b + 1) * K] for b in range(len(prompts))]
+
+    def _decode(
+        self,
+        cache: Cache,
+        mask: Tensor,
+        next_R1: Tensor | None,
+        logits_RV: Tensor | None,
+        drawing: list[LogitsProcessor],
+        most: int,
+    ) -> tuple[list[list[int]], list[list[float]]]:
+        """Up to `most` tokens of each of R rows and their log-probabilities, both [R, T], those behind a row's end among them.
+
+        `cache` holds what is before `next_R1`, the tokens to be read first; `mask` [R, P + L] tells the pads of both. Where there
+        are none to be read, `logits_RV` are those of the first token.
+        """
+        padded = not mask.all()
+        position_R1 = mask.sum(1, keepdim=True) - 1
+        ends, tokens, logp = torch.tensor(self.ends, device=mask.device), [], []
+        ended_R1 = torch.zeros_like(position_R1, dtype=torch.bool)
+        while True:
+            if next_R1 is not None:
+                inputs = {"attention_mask": mask, "position_ids": position_R1} if padded else {}
+                out = self.model(input_ids=next_R1, past_key_values=cache, use_cache=True, **inputs)
+                logits_RV = out.logits[:, -1].float()
+            logits_RV[:, self.thoughts] = -torch.inf
+            logp_RV = logits_RV.log_softmax(-1)
+            for processor in drawing:
+                logits_RV = processor(None, logits_RV)
+            next_R1 = logits_RV.argmax(-1, keepdim=True)
+            tokens.append(next_R1)
+            logp.append(logp_RV.gather(1, next_R1))
+            ended_R1 |= torch.isin(next_R1, ends)
+            if len(tokens) == most or ended_R1.all():
+                return torch.cat(tokens, 1).tolist(), torch.cat(logp, 1).tolist()
+            position_R1 = position_R1 + 1
+            mask = torch.cat([mask, torch.ones_like(next_R1)], 1) if padded else mask
+
+    def choose(
+        self,
+        batch: dict[str, Tensor],
+        router_BN: Tensor,
+        cache,
+        prompts: list[Prompt],
+        K: int,
+        creativity: float,
+        seed: int,
+    ) -> tuple[Tensor, Tensor]:
+        """(words [B, K, L], p(word | x) [B, K]) to follow, the most probable first. `cache` becomes theirs, last tokens missing.
+
+        Level by level of the tree of words: of at most K beginnings per prompt to the next token of each.
+        """
+        B, N = router_BN.shape
+        generators = [generator_of(seed, prompt, "router") for prompt in prompts]
+        words_BRL, p_BR, row_BR = torch.zeros(B, 1, 0, dtype=torch.long), torch.ones(B, 1), torch.zeros(B, 1).long()
+        logits_BRN, chosen, cached = router_BN[:, None].cpu(), [None] * B, 1
+        for level in range(self.thought_length):
+            if level:
+                _follow(cache, row_BR, cached)
+                cached = row_BR.shape[1]
+                mask = batch["prompt_mask"].repeat_interleave(cached, 0)
+                logits = read_thought(self.model, cache, mask, self._tokens(words_BRL), self.thoughts)
+                logits_BRN = logits.view(B, cached, N).cpu()
+            k = min(K, N ** (level + 1))
+            chosen = [choose_thoughts(logits_BRN[b], k, creativity, generators[b], chosen[b]) for b in range(B)]
+            row_BR, thought_BR = torch.stack([c.row_k for c in chosen]), torch.stack([c.thought_k for c in chosen])
+            p_BR = (p_BR[..., None] * logits_BRN.softmax(-1)).flatten(1).gather(1, row_BR * N + thought_BR)
+            words_BRL = torch.cat([words_BRL[torch.arange(B)[:, None], row_BR], thought_BR[..., None]], 2)
+        order_BK = repeats(p_BR, K)
+        _follow(cache, row_BR.gather(1, order_BK), cached)
+        return words_BRL[torch.arange(B)[:, None], order_BK], p_BR.gather(1, order_BK)
+
+    def _tokens(self, words_BKL: Tensor) -> Tensor:
+        """Thought token ids [B * K, L] of words, where the model is."""
+        return torch.tensor(self.thoughts)[words_BKL].flatten(0, 1).to(self.model.device)
+
+    def _thought(self, k: int, probability: float, token_ids: list[int], logp: list[float]) -> Thought:
+        length = next((i for i, token in enumerate(token_ids, 1) if token in self.ends), len(token_ids))
+        said = token_ids[: length - (token_ids[length - 1] in self.ends)]
+        text = self.tokenizer.decode(said, skip_special_tokens=True)
+        return Thought(k, probability, sum(logp[:length]) / length, text, tuple(said))
+
+    @torch.no_grad()
+    def route(self, prompt: Prompt) -> Tensor:
+        """p(k | prompt) [N], sums to 1: the next-token softmax at the last prompt position, restricted to thought tokens.
+
+        Of words, k is the first token.
+        """
+        return self._prefill([prompt])[1][0, self.thoughts].softmax(-1) if self.thoughts else torch.ones(1)
+
+    def nll(self, prompt: Prompt, completion: str) -> dict[str, float]:
+        """{"base", "mixture", "oracle"}: nats per token of `completion`. Oracle is the best thought chosen afterwards.
+
+        Of words, mixture and oracle are estimates from N of them: see mot.model.build.score.
+        """
+        (ids,) = encode(self.tokenizer, [completion], "completion")
+        if not ids:
+            raise ValueError("completion: is empty; give the text to score")
+        batch = collate_rows([(*encode_prompts(self.tokenizer, [prompt]), ids)], pad=self._pad())
+        scores = score(
+            self.model,
+            {name: t.to(self.model.device) for name, t in batch.items()},
+            self.thoughts,
+            self._pad(),
+            self.thought_length,
+        )
+        return {name: scores[f"{name}_nll"].item() for name in ("base", "mixture", "oracle")}
+
+    def _pad(self) -> int:
+        return self.tokenizer.pad_token_id if self.tokenizer.pad_token_id is not None else self.tokenizer.eos_token_id
+
+    def _prefill(self, prompts: list[Prompt]):
+        """(batch, logits [B, V] at the last prompt position, cache). One forward over the prompts, whatever K."""
+        batch = collate_rows([(ids, []) for ids in encode_prompts(self.tokenizer, prompts)], pad=self._pad())
+        batch = {name: t.to(self.model.device) for name, t in batch.items()}
+        cache, logits_BV = prefill(self.model, batch["prompt"], batch["prompt_mask"], prompt_cache(self.model))
+        return batch, logits_BV, cache
+
+
+def _follow(cache, row_BK: Tensor, R: int) -> None:
+    """From a cache of R rows per prompt to one of K: a row may go on in several ways, or in none."""
+    index_BK = row_BK + R * torch.arange(len(row_BK))[:, None]
+    cache.batch_select_indices(index_BK.flatten().to(cache.layers[0].keys.device))
+
+
+def generator_of(seed: int, prompt: Prompt, use: str) -> torch.Generator:
+    digest = hashlib.sha256(f"{seed}\0{use}\0{prompt}".encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+
+
+def generators_of(seed: int, prompt: Prompt, chosen: list[int]) -> list[torch.Generator]:
+    """One for each text of a prompt: it depends on the thought that the text follows and on which of its copies it is."""
+    return [generator_of(seed, prompt, f"thought {k} copy {chosen[:i].count(k)}") for i, k in enumerate(chosen)]
+
+
+def warpers(temperature: float, top_p: float = 1.0, top_k: int = 0, min_p: float = 0.0) -> list[LogitsProcessor]:
+    """transformers' own, in its order, of those that are on; `temperature` > 0."""
+    return [
+        TemperatureLogitsWarper(float(temperature)),
+        *([TopKLogitsWarper(top_k)] if top_k > 0 else []),
+        *([TopPLogitsWarper(top_p)] if top_p < 1 else []),
+        *([MinPLogitsWarper(min_p)] if min_p > 0 else []),
+    ]
+
+
+class Draw(LogitsProcessor):
+    """Add Gumbel noise from each row's own generator: the argmax is then a draw from the softmax (Gumbel-max trick)."""
+
+    def __init__(self, generators: list[torch.Generator]):
+        self.generators = generators
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        # What exponential_ draws, bit for bit, at a third of its time: it takes the logarithms one by one.
+        uniform = torch.empty(scores.shape, dtype=torch.float64)
+        for row, generator in zip(uniform, self.generators, strict=True):
+            row.uniform_(generator=generator)
+        noise = uniform.neg_().log1p_().neg_().float()
+        return scores - noise.log_().to(scores.device)

@@ -1,0 +1,1 @@
+"""Build, load and score models with thoughts."""

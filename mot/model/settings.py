@@ -1,0 +1,104 @@
+"""What a model is told: how many thoughts, its shape, its adapters. No torch here."""
+
+from dataclasses import dataclass
+
+from mot.runtime.flags import check_ranges, setting
+
+
+def mlp_width(hidden_size: int) -> int:
+    """Inner width of a layer's MLP: 8/3 of the model's, a multiple of 32."""
+    return -(-hidden_size * 8 // 3 // 32) * 32
+
+
+@dataclass
+class MixtureSettings:
+    """What model, data and training must agree on."""
+
+    seq_length: int = setting(256, "length of a text window; the most a row may have", "tokens", "data", low=2)
+    num_thoughts: int = setting(8, "N; 1 is a plain language model", group="model", low=1, high=1024)
+    thought_length: int = setting(
+        1, "thought tokens in a row that make one thought: N ** L different thoughts", group="model", low=1, high=8
+    )
+    seed: int = setting(
+        42, "initial weights, order of the data, branch points, choices of the E-step", low=0, high=2**32 - 1
+    )
+
+    def validate(self) -> None:
+        """Raise ValueError with one line that names the flag, the value and the way out."""
+        check_ranges(self)
+        if self.thought_length > 1 and self.num_thoughts == 1:
+            raise ValueError(
+                f"--thought_length {self.thought_length}: --num_thoughts 1 is a plain language model without thoughts; "
+                "give --num_thoughts 2 or more, or leave --thought_length out"
+            )
+
+
+@dataclass
+class ModelSettings(MixtureSettings):
+    """The shape of a model of our own, trained from scratch."""
+
+    hidden_size: int = setting(768, "width of the model", group="model", low=2)
+    num_layers: int = setting(12, "depth of the model", group="model", low=1)
+    num_heads: int | None = setting(
+        None, "attention heads; derived: heads of 64, below hidden size 128 of 32", group="model", low=1
+    )
+    dropout: float = setting(0.0, "of attention weights, in the M-step", group="training", low=0, high=0.9)
+
+    def validate(self) -> None:
+        super().validate()
+        if self.hidden_size % self.heads():
+            raise ValueError(
+                f"--hidden_size {self.hidden_size}: not divisible by --num_heads {self.heads()}; change one of them"
+            )
+        if self.hidden_size // self.heads() % 2:
+            raise ValueError(
+                f"--hidden_size {self.hidden_size}: {self.heads()} heads of {self.hidden_size // self.heads()} are odd-sized, "
+                "rotary positions need even; change --hidden_size or --num_heads"
+            )
+
+    def heads(self) -> int:
+        """Attention heads: as told, else the most heads that are at least 64 wide (32 below hidden size 128)."""
+        if self.num_heads is not None:
+            return self.num_heads
+        target = 64 if self.hidden_size >= 128 else 32
+        fitting = [
+            h
+            for h in range(1, self.hidden_size + 1)
+            if self.hidden_size % h == 0 and self.hidden_size // h >= min(target, self.hidden_size)
+        ]
+        return max(fitting)
+
+
+QUANTISED = ("none", "4bit", "8bit")
+
+
+@dataclass
+class AdapterSettings(MixtureSettings):
+    """A pretrained base and the adapters that give it thoughts."""
+
+    base_model: str | None = setting(
+        None, "the causal language model to adapt: a directory or a hub id; it stays as it is", group="model"
+    )
+    lora_rank: int = setting(16, "rank of the adapters", group="model", low=1)
+    lora_alpha: float = setting(32, "scale of the adapters: they count alpha / rank", group="model", above=0)
+    lora_dropout: float = setting(0.0, "of what the adapters read, in the M-step", group="training", low=0, high=0.9)
+    lora_targets: str = setting(
+        "auto",
+        "what gets adapters. auto: the linear maps of attention and MLP; all-linear: every linear map but the output; or "
+        "their names, separated by commas",
+        group="model",
+    )
+    load_in: str = setting(
+        "none", "4bit or 8bit: the base's weights quantised by bitsandbytes (GPU), for less memory", group="model"
+    )
+
+    def validate(self) -> None:
+        super().validate()
+        if self.base_model is None:
+            raise ValueError("--base_model: missing; give a directory or a hub id, e.g. --base_model Qwen/Qwen3-0.6B")
+        if self.load_in not in QUANTISED:
+            raise ValueError(f"--load_in {self.load_in}: unknown; there is {', '.join(QUANTISED)}")
+        if not all(name.strip() for name in self.lora_targets.split(",")):
+            raise ValueError(
+                f"--lora_targets {self.lora_targets}: has an empty name; give auto, all-linear or names like q_proj,v_proj"
+            )

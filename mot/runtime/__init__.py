@@ -1,0 +1,1 @@
+"""Flags, files, remote paths and signals. No torch."""

@@ -1,0 +1,129 @@
+"""Words and numbers: every setting with its default, unit and help, and how a command line becomes one. No torch here.
+
+A settings class is a dataclass whose fields are made by `setting`; `parse` turns it into an argparse parser (no
+abbreviations), lets a YAML file (`--config`) fill what the flags leave out, and checks the result with `validate`.
+"""
+
+import argparse
+import contextlib
+import dataclasses
+import difflib
+import math
+import sys
+from typing import NoReturn, TypeVar
+
+Settings = TypeVar("Settings")
+
+
+def setting(default, help, unit="", group="run", low=None, high=None, above=None, endless=False, positional=False):
+    """A dataclass field with what a person needs to know: help, unit, the range `[low, high]` or `> above`, may it be inf.
+
+    `positional`: on the command line it is a word without a flag.
+    """
+    about = {"help": help, "unit": unit, "group": group, "low": low, "high": high, "above": above, "endless": endless}
+    about["positional"] = positional
+    return dataclasses.field(default=default, metadata=about)
+
+
+def check_ranges(settings) -> None:
+    for f in dataclasses.fields(settings):
+        value, m = getattr(settings, f.name), f.metadata
+        if value is None:
+            continue
+        bounds = (
+            [f">= {m['low']}"] * (m["low"] is not None)
+            + [f"> {m['above']}"] * (m["above"] is not None)
+            + [f"<= {m['high']}"] * (m["high"] is not None)
+            + ["finite"] * (value == math.inf)
+        )
+        inside = (
+            (m["low"] is None or value >= m["low"])
+            and (m["above"] is None or value > m["above"])
+            and (m["high"] is None or value <= m["high"])
+            and (value != math.inf or m["endless"])
+        )  # NaN fails every comparison, so it is refused wherever a bound stands
+        if not inside:
+            raise ValueError(f"--{f.name} {value}: must be {' and '.join(bounds)}")
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse, but a mistake is one line that names the way out, and exit code 2."""
+
+    def error(self, message: str) -> NoReturn:
+        flags = [flag for action in self._actions for flag in action.option_strings]
+        for word in message.removeprefix("unrecognized arguments: ").split():
+            name = word.split("=")[0]
+            close = [f for f in flags if f.startswith(name)] or difflib.get_close_matches(name, flags, n=1)
+            if message.startswith("unrecognized") and word.startswith("-"):
+                message = f"unknown flag {word}" + (f"; did you mean {close[0]}?" if close else "")
+                break
+        fail(f"{message}; {self.prog} --help lists every flag")
+
+
+def fail(message: str) -> NoReturn:
+    """Print one line for a user's mistake and leave with code 2."""
+    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    raise SystemExit(2)
+
+
+def parse(cls: type[Settings], argv: list[str] | None, prog: str, description: str) -> Settings:
+    """Settings from flags, then `--config FILE.yaml`, then defaults: flags win over the file. Raises ValueError."""
+    parser = _Parser(prog=prog, description=description, allow_abbrev=False, argument_default=argparse.SUPPRESS)
+    groups = {}
+    fields = {f.name: f for f in dataclasses.fields(cls)}
+    for f in fields.values():
+        group = groups.setdefault(f.metadata["group"], parser.add_argument_group(f.metadata["group"]))
+        default = (
+            ""
+            if f.default is None or f.default is False
+            else f" [{f.default}{' ' + f.metadata['unit'] if f.metadata['unit'] else ''}]"
+        )
+        if _type(f) is bool:
+            group.add_argument(f"--{f.name}", action=argparse.BooleanOptionalAction, help=f.metadata["help"])
+        elif f.metadata["positional"]:
+            group.add_argument(f.name, nargs="?", metavar=f.name.upper(), help=f.metadata["help"])
+        else:
+            group.add_argument(
+                f"--{f.name}", type=_type(f), metavar=_type(f).__name__.upper(), help=f.metadata["help"] + default
+            )
+    parser.add_argument("--config", metavar="FILE.yaml", help="settings from a file, by these names; flags win over it")
+    flags = vars(parser.parse_args(argv))
+    path = flags.pop("config", None)
+    settings = cls(**(_read_yaml(path, fields) if path else {}) | flags)
+    settings.validate()
+    return settings
+
+
+def _type(f: dataclasses.Field) -> type:
+    return next(
+        t
+        for t in (bool, int, float, str)
+        if t.__name__ in str(f.type if isinstance(f.type, str) else getattr(f.type, "__name__", f.type))
+    )
+
+
+def _read_yaml(path: str, fields: dict) -> dict:
+    import yaml
+
+    try:
+        with open(path, encoding="utf-8") as file:
+            values = yaml.safe_load(file) or {}
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as e:
+        raise ValueError(f"--config {path}: {' '.join(str(e).split())}") from None
+    if not isinstance(values, dict):
+        raise ValueError(f"--config {path}: must be lines of `name: value`")
+    for name, value in values.items():
+        if name not in fields:
+            close = difflib.get_close_matches(str(name), fields, n=1)
+            raise ValueError(
+                f"--config {path}: unknown name {name!r}" + (f"; did you mean {close[0]}?" if close else "")
+            )
+        kind = _type(fields[name])
+        if kind is float and isinstance(value, str | int) and not isinstance(value, bool):
+            with contextlib.suppress(ValueError):
+                values[name] = value = float(value)  # YAML 1.1 reads 1e-3 as a string
+        if value is None and fields[name].default is not None:
+            raise ValueError(f"--config {path}: {name}: has no value; give one or leave the line out")
+        if value is not None and (not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool)):
+            raise ValueError(f"--config {path}: {name}: {value!r} is not {kind.__name__}")
+    return values

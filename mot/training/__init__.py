@@ -1,0 +1,1 @@
+"""EM inside transformers' Trainer, and the life of a run."""

@@ -1,0 +1,240 @@
+"""A run's directory and its checkpoints: claim one without losing anything else, seal and check the others.
+
+    claim(output_dir, overwrite, goes_on, settings)    # run.json: this directory is a run's
+    seal(directory, step, facts)                       # manifest.json, written last: this checkpoint is complete
+    check(directory)                                   # the manifest, or ValueError naming what is not as it was written
+    find(resume_from, output_dir)                      # the newest checkpoint that is as it was written
+    differences(manifest, facts)                       # in what this run is not the run that wrote the checkpoint
+
+A checkpoint is what transformers' Trainer writes (weights, optimizer, schedule, random states) and a manifest with the size
+and sha256 of every file. Whatever is interrupted, full or damaged, a directory without a true manifest is not a checkpoint.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from pathlib import Path
+
+from mot.runtime import remote
+from mot.runtime.files import atomic_write_text, sync
+from mot.runtime.remote import MANIFEST, is_remote, step_of
+
+MARK = "run.json"
+HISTORY = ("metrics.jsonl", "samples.jsonl", "wandb_run_id")  # what a run has said so far: a checkpoint has copies
+WRITTEN = (
+    MARK,
+    *HISTORY,
+    "report",
+    "tensorboard",
+    "trackio",
+    "wandb",
+    "*.safetensors",
+    "*.safetensors.index.json",
+    "config.json",
+    "adapter_config.json",
+    "mot.json",
+    "generation_config.json",
+    "tokenizer*.json",
+    "special_tokens_map.json",
+    "chat_template.jinja",
+    "README.md",
+    ".partial",
+    "checkpoint-*",
+)
+
+
+def claim(output_dir: str, overwrite: bool, goes_on: bool, settings: dict) -> None:
+    """Make `output_dir` this run's own and write its settings there.
+
+    Raises ValueError, with everything as it was, if the directory holds another run (unless `overwrite`, or this run
+    `goes_on` from it) or something that is not a run at all.
+    """
+    directory = Path(output_dir)
+    if os.path.exists(directory) and not directory.is_dir():
+        raise ValueError(f"--output_dir {output_dir}: is a file; give a directory")
+    if os.path.isdir(directory) and any(directory.iterdir()):
+        if not (directory / MARK).is_file():
+            raise ValueError(
+                f"--output_dir {output_dir}: holds files that are not a run's; give an empty or a new directory"
+            )
+        if not overwrite and not goes_on:
+            raise ValueError(
+                f"--output_dir {output_dir}: already holds a run; give another, --overwrite it, or go on with --resume_from auto"
+            )
+        for path in [] if goes_on else [path for pattern in WRITTEN for path in directory.glob(pattern)]:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        atomic_write_text(directory / MARK, json.dumps(settings, indent=1) + "\n")
+    except OSError as e:
+        raise ValueError(
+            f"--output_dir {output_dir}: cannot be written ({e.strerror}); give another directory"
+        ) from None
+
+
+def require_space(output_dir: str, needed: int) -> None:
+    """Raise ValueError if the disk under `output_dir` has less than `needed` bytes free."""
+    there = next(p for p in [Path(output_dir).resolve(), *Path(output_dir).resolve().parents] if os.path.isdir(p))
+    free = shutil.disk_usage(there).free
+    if free < needed:
+        raise ValueError(
+            f"--output_dir {output_dir}: checkpoints and model need {needed / 2**20:,.0f} MiB and the disk has {free / 2**20:,.0f} free; "
+            "free some, give another directory, or a smaller --save_total_limit"
+        )
+
+
+# Checkpoints ------------------------------------------------------------------------------------------------------------
+
+
+def seal(directory: Path, step: int, facts: dict) -> None:
+    """Write the manifest: from here on the checkpoint in `directory` is complete. `facts`: what made it, see `differences`."""
+    files = {name: {"bytes": path.stat().st_size, "sha256": _digest(path)} for name, path in _files(directory).items()}
+    for path in [*directory.rglob("*"), directory]:
+        sync(path)
+    body = {"format": 1, "step": step, "facts": facts, "files": files}
+    atomic_write_text(directory / MANIFEST, json.dumps(body | {"sha256": _own_digest(body)}, indent=1) + "\n")
+    sync(directory.parent)
+
+
+def check(directory: Path) -> dict:
+    """The manifest of a complete checkpoint whose every file is as it was written.
+
+    Raises ValueError naming what is missing, damaged, or there without being in the manifest. Nothing is unpickled.
+    """
+    if not directory.is_dir():
+        raise ValueError(f"{directory}: no such directory")
+    if not (directory / MANIFEST).is_file():
+        raise ValueError(f"{directory}: has no {MANIFEST}, its save was not finished")
+    try:
+        manifest = json.loads((directory / MANIFEST).read_text())
+        body = {key: manifest[key] for key in ("format", "step", "facts", "files")}
+        whole = manifest["sha256"] == _own_digest(body)
+    except (ValueError, KeyError, TypeError):
+        whole = False
+    if not whole:
+        raise ValueError(f"{directory}: {MANIFEST} is damaged")
+    outside = [name for name in body["files"] if not remote.is_inside(name)]
+    if outside:
+        raise ValueError(f"{directory}: {MANIFEST} names {outside[0]!r}, which is not a file of the checkpoint")
+    there = _files(directory)
+    wrong = [f"{name} is missing" for name in body["files"] if name not in there]
+    wrong += [f"{name} is not in the manifest" for name in there if name not in body["files"]]
+    wrong += [f"{MANIFEST} is of step {body['step']}"] * (step_of(directory.name) not in (None, body["step"]))
+    for name, written in body["files"].items():
+        if name in there and there[name].stat().st_size != written["bytes"]:
+            wrong.append(f"{name} has {there[name].stat().st_size:,} of {written['bytes']:,} bytes")
+        elif name in there and _digest(there[name]) != written["sha256"]:
+            wrong.append(f"{name} is damaged")
+    if wrong:
+        raise ValueError(f"{directory}: {', '.join(wrong)}")
+    return body
+
+
+def checkpoints(output_dir: str) -> list[Path]:
+    """Directories checkpoint-STEP of a run, complete or not, oldest first."""
+    found = [p for p in Path(output_dir).glob("checkpoint-*") if step_of(p.name) is not None and p.is_dir()]
+    return sorted(found, key=lambda p: step_of(p.name))
+
+
+def newest(output_dir: str) -> tuple[Path | None, dict, list[str]]:
+    """(directory, manifest) of a run's newest checkpoint that is as it was written, and what is wrong with newer ones."""
+    wrong = []
+    for directory in reversed(checkpoints(output_dir)):
+        try:
+            return directory, check(directory), wrong
+        except ValueError as e:
+            wrong.append(str(e))
+    return None, {}, wrong
+
+
+def find(
+    resume_from: str, output_dir: str, remote: str | None = None, scratch: str = ""
+) -> tuple[Path | None, dict, list[str]]:
+    """What `--resume_from` means: (directory or None, its manifest, lines to say).
+
+    `auto`: the newest good checkpoint of `output_dir`, or of its `remote` original if that is newer; none if there is no good
+    one. A run's directory: its newest good checkpoint. A checkpoint's directory: that one. Raises ValueError where the last
+    two have none. Remote ones are downloaded into the directory `scratch`.
+    """
+    if resume_from == "auto":
+        directory, manifest, wrong = newest(output_dir)
+        if remote:
+            there, its, wrong_there = newest_remote(remote, scratch, newer_than=manifest.get("step", 0))
+            if there:
+                directory, manifest, wrong = there, its, wrong + wrong_there
+        return directory, manifest, [f"skipped {line}" for line in wrong]
+    if is_remote(resume_from):
+        url, _, name = resume_from.rstrip("/").rpartition("/")
+        run, name = (url, name) if step_of(name) is not None else (resume_from, None)
+        directory, manifest, wrong = newest_remote(run, scratch, name)
+    elif checkpoints(resume_from):
+        directory, manifest, wrong = newest(resume_from)
+    else:
+        try:
+            return Path(resume_from), check(Path(resume_from)), []
+        except ValueError as e:
+            other, _, _ = newest(str(Path(resume_from).parent))
+            way_out = (
+                f"--resume_from {other} is good" if other else "give a checkpoint-STEP directory of a run, or auto"
+            )
+            raise ValueError(f"--resume_from {e}; {way_out}") from None
+    if directory is None:
+        reasons = f": {'; '.join(wrong)}" if wrong else ""
+        raise ValueError(f"--resume_from {resume_from}: has no good checkpoint{reasons}; give another run's")
+    return directory, manifest, [f"skipped {line}" for line in wrong]
+
+
+def newest_remote(
+    run: str, scratch: str, only: str | None = None, newer_than: int = 0
+) -> tuple[Path | None, dict, list[str]]:
+    """`newest` of the run at a remote address: its checkpoints (or `only` the one of that name), downloaded and checked."""
+    wrong = []
+    for name in reversed(remote.checkpoints(run)):
+        if step_of(name) > newer_than and only in (None, name):
+            try:
+                directory = Path(remote.download(f"{run}/{name}", scratch))
+                return directory, check(directory), wrong
+            except ValueError as e:
+                wrong.append(str(e))
+    return None, {}, wrong
+
+
+def differences(manifest: dict, facts: dict) -> list[str]:
+    """In what `facts` (name: value) are not those that the checkpoint was made with; a line each."""
+    before = manifest["facts"]
+    return [
+        name if isinstance(value, str) and len(value) == 64 else f"{name}: {before.get(name)}, not {value}"
+        for name, value in facts.items()
+        if before.get(name) != value
+    ]
+
+
+def discard(directory: Path) -> None:
+    """Remove a checkpoint, manifest first: half-removed it is not one any more."""
+    (directory / MANIFEST).unlink(missing_ok=True)
+    shutil.rmtree(directory, ignore_errors=True)
+
+
+def prune(output_dir: str, keep: int) -> None:
+    """Discard the oldest checkpoints beyond the `keep` newest that have a manifest, and what was left unfinished before them."""
+    sealed = [p for p in checkpoints(output_dir) if (p / MANIFEST).is_file()]
+    if len(sealed) > keep:
+        for directory in checkpoints(output_dir):
+            if directory == sealed[-keep]:
+                break
+            discard(directory)
+
+
+def _files(directory: Path) -> dict[str, Path]:
+    paths = sorted(p for p in directory.rglob("*") if p.is_file() and p != directory / MANIFEST)
+    return {p.relative_to(directory).as_posix(): p for p in paths if not p.name.startswith(".")}
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _own_digest(body: dict) -> str:
+    return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()

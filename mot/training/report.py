@@ -1,0 +1,342 @@
+"""Pictures of a run: `write("outputs/run")` draws its metrics.jsonl and puts them on one page with its samples and settings.
+
+OUTPUT/report/index.html holds its images inside, asks no server for anything and runs no script, so it can be mailed. The
+same images lie beside it as PNG. A run that was interrupted, or is still running, has a report of what it has logged.
+"""
+
+import dataclasses
+import json
+import math
+import shlex
+import statistics
+from pathlib import Path
+
+from mot.reporting.figures import page, write_pictures
+from mot.training.settings import AdaptSettings, TrainSettings
+from mot.training.tracking import METRICS, SAMPLES, read_metrics
+
+NLLS = {"eval_base_nll": "base", "eval_mixture_nll": "mixture", "eval_oracle_nll": "oracle"}
+LOSSES = {
+    "lm_loss": ("language modelling", "nats per token"),
+    "router_loss": ("router", "nats"),
+    "diversity": ("diversity (JSD)", "nats per continuation"),
+    "entropy": ("usage entropy", "nats"),
+}
+NUMBERS = {
+    "eval_base_nll": ("base NLL", "nats per token", ".4f"),
+    "eval_general_nll": ("base NLL on other text", "nats per token", ".4f"),
+    "eval_mixture_nll": ("mixture NLL", "nats per token", ".4f"),
+    "eval_oracle_nll": ("oracle NLL", "nats per token", ".4f"),
+    "eval_specialisation": ("specialisation", "0 to 1", ".3f"),
+    "eval_effective_thoughts": ("effective thoughts", "thoughts", ".2f"),
+}
+
+
+def write(output_dir: str) -> Path:
+    """Write OUTPUT/report/ and return the path of its index.html. Raises ValueError if there is no such directory."""
+    run, folder = Path(output_dir), Path(output_dir) / "report"
+    if not run.is_dir():
+        raise ValueError(f"{output_dir}: no such directory; give the --output_dir of a run")
+    metrics, samples = read_metrics(run / METRICS), read_metrics(run / SAMPLES)
+    settings = json.loads((run / "run.json").read_text()) if (run / "run.json").is_file() else {}
+    folder.mkdir(exist_ok=True)
+    text = page(
+        BODY,
+        title=settings.get("run_name") or run.resolve().name,
+        facts=[_state(run, metrics, settings), *_speed_and_memory(metrics)],
+        numbers=_first_and_last_numbers(metrics),
+        pictures=write_pictures(folder, PICTURES, metrics),
+        samples=_first_and_last_samples(samples),
+        settings=_settings(settings),
+    )
+    (folder / "index.html").write_text(text, encoding="utf-8", errors="replace")
+    return folder / "index.html"
+
+
+# What the page says -------------------------------------------------------------------------------------------------
+
+
+def _state(run: Path, metrics: list[dict], settings: dict) -> str:
+    step, goal = metrics[-1]["step"] if metrics else 0, settings.get("max_steps")
+    if any(run.glob("*.safetensors")):
+        return f"finished at step {step:,}"
+    return f"at step {step:,}" + (f" of {goal:,}" if goal else "") + ": still running, or interrupted"
+
+
+def _speed_and_memory(metrics: list[dict]) -> list[str]:
+    speed = [value for _, value in _points(metrics, "tokens_per_second")]
+    memory = [value for _, value in _points(metrics, "peak_memory_gib")]
+    words = [f"{statistics.median(speed):,.0f} tokens per second (median)"] if speed else []
+    return words + ([f"{max(memory):.2f} GiB at most"] if memory else [])
+
+
+def _first_and_last_numbers(metrics: list[dict]) -> dict:
+    """The table of evaluations: steps of its columns, and rows (words, unit, values)."""
+    evaluations = [m for m in metrics if m.keys() & NUMBERS.keys()]
+    shown = evaluations[:1] + evaluations[1:][-1:]
+    rows = [
+        (words, unit, [format(m[name], form) if name in m else "" for m in shown])
+        for name, (words, unit, form) in NUMBERS.items()
+        if any(name in m for m in shown)
+    ]
+    return {"steps": [m["step"] for m in shown], "rows": rows}
+
+
+def _first_and_last_samples(samples: list[dict]) -> list[dict]:
+    """What was said at the last evaluation and, to see the progress, at the first; thoughts in their own order."""
+    groups = []
+    for when, step in (("last", samples[-1]["step"]), ("first", samples[0]["step"])) if samples else ():
+        rows = [s | {"thoughts": sorted(s["thoughts"], key=lambda t: t["index"])} for s in samples if s["step"] == step]
+        groups.append({"when": when, "step": step, "rows": rows})
+    return groups[:1] if samples and groups[0]["step"] == groups[1]["step"] else groups
+
+
+def _settings(settings: dict) -> dict[bool, list[tuple[str, object, str]]]:
+    """(name, value, unit), apart by whether the run chose the value (True) or took the default."""
+    fields = {f.name: f for f in dataclasses.fields(AdaptSettings if "base_model" in settings else TrainSettings)}
+    rows = {True: [], False: []}
+    for name, value in settings.items():
+        chosen = name not in fields or value != fields[name].default
+        rows[chosen].append((name, value, fields[name].metadata["unit"] if name in fields else ""))
+    return rows
+
+
+# Pictures -----------------------------------------------------------------------------------------------------------
+
+
+def _nll(figure, metrics: list[dict]) -> None:
+    lines = {label: _points(metrics, name) for name, label in NLLS.items() if _points(metrics, name)}
+    if lines:
+        _lines(figure.subplots(), lines, "nats per token")
+
+
+def _losses(figure, metrics: list[dict]) -> None:
+    shown = [name for name in LOSSES if _points(metrics, name)]
+    if not shown:
+        return
+    across = 1 if len(shown) == 1 else 2
+    panels = figure.subplots(math.ceil(len(shown) / across), across, squeeze=False)
+    thoughts = _num_thoughts(metrics)
+    for axes, name in zip(panels.flat, shown, strict=False):
+        words, unit = LOSSES[name]
+        _lines(axes, {"": _points(metrics, name)}, unit)
+        axes.set_title(words, loc="left")
+        if name in ("router_loss", "entropy") and thoughts > 1:
+            _reference(axes, math.log(thoughts))
+        if axes in panels[:-1]:
+            axes.set_xlabel("")
+    for axes in panels.flat[len(shown) :]:
+        axes.remove()
+
+
+def _usage(figure, metrics: list[dict]) -> None:
+    rows, N = [m for m in metrics if "usage/0" in m], _num_thoughts(metrics)
+    if N < 2 or not rows:
+        return
+    every = math.ceil(len(rows) / 60)  # a column is the mean of so many lines: one line may be no more than a few rows
+    columns = [rows[i : i + every] for i in range(0, len(rows), every)]
+    ends = [column[-1]["step"] for column in columns]
+    begin = max(0, rows[0]["step"] - (rows[1]["step"] - rows[0]["step"] if len(rows) > 1 else 1))
+    shares = [[statistics.fmean(m.get(f"usage/{k}", 0) for m in column) for column in columns] for k in range(N)]
+    axes = figure.subplots()
+    mesh = axes.pcolormesh([begin, *ends], range(N + 1), shares, cmap="cividis", vmin=0)
+    figure.colorbar(mesh, label=f"share of rows (even: {1 / N:.2f})").outline.set_visible(False)
+    axes.set(xlabel="step", ylabel="thought", ylim=(N, 0))
+    if N <= 16:
+        axes.set_yticks([k + 0.5 for k in range(N)], range(N))
+        axes.tick_params(axis="y", length=0)
+
+
+def _effective(figure, metrics: list[dict]) -> None:
+    names = {"training": "effective_thoughts", "held out": "eval_effective_thoughts"}
+    lines = {label: _points(metrics, name) for label, name in names.items() if _points(metrics, name)}
+    if lines:
+        axes = figure.subplots()
+        _lines(axes, lines, "effective thoughts", low=1)
+        _reference(axes, _num_thoughts(metrics))
+
+
+def _throughput(figure, metrics: list[dict]) -> None:
+    units = {"tokens_per_second": "tokens per second", "peak_memory_gib": "peak memory, GiB"}
+    shown = [name for name in units if _points(metrics, name)]
+    if shown:
+        for axes, name in zip(figure.subplots(len(shown), sharex=True, squeeze=False).flat, shown, strict=True):
+            _lines(axes, {"": _points(metrics, name)}, units[name], low=0)
+            axes.label_outer()
+            axes.yaxis.set_major_formatter("{x:,g}")
+
+
+def _lines(axes, lines: dict[str, list[tuple[int, float]]], unit: str, low: float | None = None) -> None:
+    """Draw lines and write each one's name at its end; a long, noisy one is a shadow behind its running mean."""
+    from matplotlib.ticker import MaxNLocator
+
+    for i, points in enumerate(lines.values()):
+        steps, values = zip(*points, strict=True)
+        if len(points) > 60:
+            axes.plot(steps, values, color=f"C{i}", alpha=0.25, linewidth=0.8)
+            reach = len(points) // 60
+            values = [statistics.fmean(values[max(0, j - reach) : j + reach + 1]) for j in range(len(values))]
+        axes.plot(steps, values, color=f"C{i}", linewidth=1.6, marker="o" if len(points) < 20 else "", markersize=3.5)
+    axes.set(xlabel="step", ylabel=unit)
+    if low is not None:
+        axes.set_ylim(bottom=low)
+    axes.margins(x=0.02)
+    axes.grid()
+    axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+    # Names stand where their lines end, but no closer to each other than a line of text is high.
+    bottom, top = axes.get_ylim()
+    ends = sorted((points[-1][1], i, label) for i, (label, points) in enumerate(lines.items()) if label)
+    height, lowest = 0.075, 0.0
+    for n, (value, i, label) in enumerate(ends):
+        at = min(max((value - bottom) / (top - bottom), lowest), 1 - height * (len(ends) - 1 - n))
+        axes.text(1.02, at, label, transform=axes.transAxes, color=f"C{i}", va="center")
+        lowest = at + height
+
+
+def _reference(axes, value: float) -> None:
+    axes.axhline(value, linestyle=":", linewidth=1.2, color="C1")
+
+
+def _points(metrics: list[dict], name: str) -> list[tuple[int, float]]:
+    return [(m["step"], m[name]) for m in metrics if name in m and math.isfinite(m[name])]
+
+
+def _num_thoughts(metrics: list[dict]) -> int:
+    """N, from the names usage/0 .. usage/N-1."""
+    return max((sum(name.startswith("usage/") for name in m) for m in metrics), default=0)
+
+
+PICTURES = {
+    "nll": (
+        _nll,
+        "Negative log-likelihood of held-out text. The mixture is at the base or below it once thoughts help; the oracle "
+        "picks the best thought after seeing the answer, so the gap to it is what a better router could win.",
+    ),
+    "losses": (
+        _losses,
+        "Training losses apart; dotted: log N (a word's router loss begins near L log N). The router has learnt something once it is below it, and all thoughts are "
+        "in use while the usage entropy is near it. Diversity is measured in the last 40 % of the steps.",
+    ),
+    "usage": (
+        _usage,
+        "Which thoughts win the training rows. A row that stays dark is a thought that is never used. "
+        "Where thoughts are words: their first tokens.",
+    ),
+    "effective": (
+        _effective,
+        "How many thoughts are in use: the exponential of the entropy of usage, from 1 to N (dotted). Where thoughts are "
+        "words: of the winners' first tokens in training, of the N words asked on held-out rows.",
+    ),
+    "throughput": (_throughput, "Training speed, evaluations not counted, and the most memory held so far."),
+}
+
+
+# The terminal -------------------------------------------------------------------------------------------------------
+
+
+def summary(steps: int, seconds: float, metrics: dict[str, float]):
+    """A table for the end of a run: what was reached."""
+    from rich.table import Table
+
+    names = {
+        "eval_base_nll": "base NLL",
+        "eval_general_nll": "base NLL on other text",
+        "eval_mixture_nll": "mixture NLL",
+        "eval_oracle_nll": "oracle NLL",
+        "eval_specialisation": "specialisation",
+        "eval_effective_thoughts": "effective thoughts",
+    }
+    table = Table(title=f"{steps:,} steps in {seconds:,.0f} s", show_header=False, title_justify="left")
+    for name, words in names.items():
+        if name in metrics:
+            table.add_row(words, f"{metrics[name]:.4f}" + (" nats per token" if "nll" in name else ""))
+    return table
+
+
+def where_to(output_dir: str, page: str) -> str:
+    """What was written where, and what to try next: plain lines, so that a path can be copied from any terminal."""
+    return "\n".join(
+        [
+            f"model, tokenizer  {output_dir}/",
+            f"numbers           {output_dir}/{METRICS}",
+            f"report            {page}",
+            f"try next          mot think --model {shlex.quote(output_dir)} --prompt '...'",
+        ]
+    )
+
+
+def side_by_side(thoughts, verdicts: list[str] | None = None):
+    """Thoughts in columns, each headed by its index and probability, as many to a row as the terminal has room for."""
+    from rich.columns import Columns
+    from rich.panel import Panel
+    from rich.text import Text
+
+    longest = max(len(line) for t in thoughts for line in [*t.text.splitlines(), " " * 24])
+    width = min(longest + 4, 46)
+    panels = []
+    for i, t in enumerate(thoughts):
+        footer = verdicts[i] if verdicts else f"{t.mean_logprob:.2f} nats/token"
+        form = ".2f" if t.probability >= 0.005 else ".1g"
+        panels.append(
+            Panel(
+                Text(t.text.strip("\n")),
+                title=f"thought {t.index}  p {t.probability:{form}}",
+                subtitle=footer,
+                width=width,
+            )
+        )
+    return Columns(panels)
+
+
+# The page -----------------------------------------------------------------------------------------------------------
+
+BODY = """<h1>{{ title }}</h1>
+<p class="dim">{{ facts | join(" · ") }}</p>
+{% if numbers.rows %}
+<h2>Held-out evaluation</h2>
+<table>
+<thead><tr><th></th>{% for step in numbers.steps %}<th class="number">step {{ "{:,}".format(step) }}</th>{% endfor %}<th>unit</th></tr></thead>
+<tbody>
+{% for words, unit, values in numbers.rows %}
+<tr><th>{{ words }}</th>{% for value in values %}<td class="number{{ " last" if loop.last }}">{{ value }}</td>{% endfor %}<td class="dim">{{ unit }}</td></tr>
+{% endfor %}
+</tbody>
+</table>
+{% endif %}
+{% if pictures %}
+<h2>Pictures</h2>
+<div class="grid">
+{% for p in pictures %}
+{{ figure(p) }}
+{% endfor %}
+</div>
+{% endif %}
+{% if samples %}
+<h2>Samples of thoughts</h2>
+{% for group in samples %}
+<h3>{{ group.when }} evaluation, step {{ "{:,}".format(group.step) }}</h3>
+{% for row in group.rows %}
+<pre class="prompt">{{ row.prompt or "(no prompt)" }}</pre>
+<div class="grid thoughts">
+{% for t in row.thoughts %}
+<article><header><b>thought {{ t.index }}</b><small>p {{ ("%.2f" if t.probability >= 0.005 else "%.1g") | format(t.probability) }} · {{ "%.2f" | format(-t.mean_logprob) }} nats/token</small></header><pre>{{ t.text }}</pre></article>
+{% endfor %}
+</div>
+{% endfor %}
+{% endfor %}
+{% endif %}
+{% if settings[True] or settings[False] %}
+<h2>Settings</h2>
+{% for chosen in (True, False) %}
+{% if settings[chosen] %}
+<details{{ " open" if chosen }}><summary>{{ "chosen for this run" if chosen else "left at their defaults" }}</summary>
+<table>
+{% for name, value, unit in settings[chosen] %}
+<tr><th>{{ name }}</th><td>{{ "" if value is none else value }}</td><td class="dim">{{ unit }}</td></tr>
+{% endfor %}
+</table>
+</details>
+{% endif %}
+{% endfor %}
+{% endif %}
+"""

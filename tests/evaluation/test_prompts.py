@@ -1,0 +1,76 @@
+"""What is asked: files of every shape, and one clear line for the ones that cannot be read."""
+
+import json
+
+import pytest
+
+from mot.evaluation.prompts import CUT, Asked, cut, of_task, read, split
+
+
+def written(tmp_path, name, content):
+    path = tmp_path / name
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return str(path)
+
+
+def test_lines_of_text(tmp_path):
+    path = written(tmp_path, "p.txt", "one\r\n\ntwo words \none\n")
+    assert read(path, "--prompts") == [Asked("one"), Asked("two words ")]
+
+
+def test_rows_of_one_prompt_are_put_together(tmp_path):
+    rows = [
+        {"prompt": "a", "completion": " x"},
+        {"prompt": "b"},
+        {"prompt": "a", "references": [" y", " z"]},
+        {"prompt": "a", "completion": " x"},
+    ]
+    path = written(tmp_path, "p.jsonl", "\n".join(map(json.dumps, rows)))
+    assert read(path, "--prompts") == [Asked("a", (" x", " y", " z")), Asked("b")]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("p.txt", "", "is empty"),
+        ("p.txt", " \n\n", "is empty"),
+        ("p.txt", b"a\0b", "is binary"),
+        ("p.txt", "é".encode("latin1"), "is not UTF-8"),
+        ("p.jsonl", '{"prompt": "a"}\n{"prompt": ', r"line 2 is not JSON"),
+        ("p.jsonl", '{"prompt": "a"}\n["a"]', r"line 2 has no text `prompt`"),
+        ("p.jsonl", '{"prompt": 3}', r"line 1 has no text `prompt`"),
+        ("p.jsonl", '\n{"prompt": " "}', r"line 2 has no text `prompt`"),
+        ("p.jsonl", '{"prompt": "a", "references": "b"}', r"line 1: `references` must be a list"),
+        ("p.jsonl", '{"prompt": "a", "references": [""]}', r"line 1: `references` must be a list"),
+        ("p.jsonl", '{"prompt": "a", "completion": null}', r"line 1: `references` must be a list"),
+    ],
+)
+def test_files_that_cannot_be_read(tmp_path, name, content, words):
+    with pytest.raises(ValueError, match=f"^--prompts .*{words}"):
+        read(written(tmp_path, name, content), "--prompts")
+
+
+def test_files_that_are_not_there():
+    with pytest.raises(ValueError, match=r"--prompts nowhere\.txt: no such file"):
+        read("nowhere.txt", "--prompts")
+    with pytest.raises(ValueError, match=r"--text nowhere\.txt: no such file"):
+        cut("nowhere.txt", 3)
+
+
+def test_prompts_cut_from_a_text_begin_with_words_and_are_spread_over_it(tmp_path):
+    text = " ".join(f"word{i}" for i in range(2000))
+    asked = cut(written(tmp_path, "t.txt", text), 10)
+    assert len(asked) == 10
+    assert all(len(a.prompt) == CUT and a.prompt.startswith("word") and a.prompt in text for a in asked)
+    first, last = text.index(asked[0].prompt), text.index(asked[-1].prompt)
+    assert first < len(text) / 10 < 0.8 * len(text) < last + CUT < len(text)
+    with pytest.raises(ValueError, match="has 799 characters"):
+        cut(written(tmp_path, "short.txt", text[:799]), 10)
+
+
+def test_no_prompt_is_tuned_on_and_judged_by():
+    asked = of_task("forks")
+    tuned, judged = split(asked)
+    assert not set(tuned) & set(judged)
+    assert len(tuned) + len(judged) == len(asked) == 512
+    assert len(of_task("circle")) == len(of_task("chains")) == 1
