@@ -14,6 +14,7 @@ from pathlib import Path
 from runs import ROOT  # noqa: F401  (this directory's mot, not the installed one)
 
 from mot import tasks
+from mot.inference.settings import SamplingParams
 from mot.inference.think import MixtureOfThoughts
 from mot.tasks import chains
 
@@ -28,7 +29,9 @@ def main() -> None:
     for path in args.models:
         mixture = MixtureOfThoughts.from_pretrained(path)
         N = mixture.num_thoughts
-        (thoughts,) = mixture.think_batch([chains.START], N * args.samples, chains.LENGTH + 1, temperature=1.0)
+        (thoughts,) = mixture.think_batch(
+            [chains.START], SamplingParams(N * args.samples, chains.LENGTH + 1, temperature=1.0)
+        )
         found = [chains.transition_matrix([t.text for t in thoughts if t.index == k]) for k in range(N)]
         recovered = chains.recovered(found if N > 1 else found * chains.CHAINS)
         nll = [mixture.nll(prompt, text) for prompt, text in rows]

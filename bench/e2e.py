@@ -12,6 +12,7 @@ from pathlib import Path
 
 from mot import MixtureOfThoughts
 from mot.evaluation.metrics import distinct_n, vendi_score
+from mot.inference.settings import SamplingParams
 
 
 def main() -> None:
@@ -31,9 +32,9 @@ def main() -> None:
         print(f"{name:44} {different:5.2f} different  Vendi {vendi:.2f}  distinct-2 {distinct:.3f}")
 
     for temperature in (0.0, 0.7):
-        rows = mixture.think_batch(prompts, max_new_tokens=80, temperature=temperature)
+        rows = mixture.think_batch(prompts, SamplingParams(max_new_tokens=80, temperature=temperature))
         show(f"8 thoughts, temperature {temperature}", [[t.text for t in row] for row in rows])
-    draws = [mixture.think_batch(prompts, 1, 80, 0.7, creativity=0, seed=seed) for seed in range(8)]
+    draws = [mixture.think_batch(prompts, SamplingParams(1, 80, 0.7, creativity=0, seed=seed)) for seed in range(8)]
     show(
         "8 samples of one thought, temperature 0.7", [[draw[i][0].text for draw in draws] for i in range(len(prompts))]
     )

@@ -3,9 +3,13 @@
 __version__ = "0.1.0"
 
 
-def __getattr__(name: str):  # torch is loaded by whoever uses it, not by whoever imports us
+def __getattr__(name: str):  # torch is imported when it is first needed, so that `mot --help` answers at once
     if name in ("MixtureOfThoughts", "Thought"):
         from mot.inference import think
 
         return getattr(think, name)
+    if name == "SamplingParams":
+        from mot.inference.settings import SamplingParams
+
+        return SamplingParams
     raise AttributeError(f"module 'mot' has no attribute {name!r}")

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from statistics import fmean
 
 from mot import tasks
+from mot.inference.settings import SamplingParams
 from mot.inference.think import MixtureOfThoughts, Thought
 
 
@@ -61,7 +62,9 @@ def find_answers(
     samples = []
     for i in range(0, len(different), 64):
         part = different[i : i + 64]
-        thinking = mixture.think_batch(part, k, _longest(rows), temperature or 0.0, creativity=0, seed=seed)
+        thinking = mixture.think_batch(
+            part, SamplingParams(k, _longest(rows), temperature or 0.0, creativity=0, seed=seed)
+        )
         for prompt, thoughts in zip(part, thinking, strict=True):
             samples.append((prompt, thoughts, [module.verify(prompt, t.text) for t in thoughts]))
     verified = [answers for _, _, answers in samples]
@@ -81,7 +84,7 @@ def find_answers(
 
 def _create(mixture: MixtureOfThoughts, task: str, k: int, temperature: float, seed: int) -> Found:
     module, training = tasks.load(task), tasks.training(task, 0)
-    (thoughts,) = mixture.think_batch([""], k, _longest(training), temperature, creativity=0, seed=seed)
+    (thoughts,) = mixture.think_batch([""], SamplingParams(k, _longest(training), temperature, creativity=0, seed=seed))
     texts = [t.text for t in thoughts]
     answers = [module.verify("", text) for text in texts]
     # Side by side, as for any prompt: the first text of every thought, then the second, ...

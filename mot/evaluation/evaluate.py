@@ -33,6 +33,7 @@ from mot.evaluation.metrics import Interval, Point, bootstrap, matched
 from mot.evaluation.prompts import Asked, cut, of_task, read, split
 from mot.evaluation.settings import EvaluateSettings
 from mot.inference.samplers import BASELINES, GREEDY_THOUGHTS, SAMPLERS, Setting, sample
+from mot.inference.settings import SamplingParams
 from mot.inference.think import MixtureOfThoughts
 from mot.model.build import base_logprobs
 from mot.model.tokenizer import encode
@@ -503,10 +504,10 @@ def _draw(
     """k texts of every prompt; thoughts in the order of their index."""
     temperature = setting.get("temperature", 1.0)
     if setting.sampler == "thoughts":
-        thinking = mixture.think_batch(prompts, k, longest, temperature, seed=seed)
+        thinking = mixture.think_batch(prompts, SamplingParams(k, longest, temperature, seed=seed))
         return [[t.text for t in sorted(thoughts, key=lambda t: t.index)] for thoughts in thinking]
     if setting.sampler == "one_thought":
-        likeliest = [thoughts[0] for thoughts in mixture.think_batch(prompts, 1, 1, 0.0, creativity=0)]
+        likeliest = [thoughts[0] for thoughts in mixture.think_batch(prompts, SamplingParams(1, 1, 0.0, creativity=0))]
         ids = [
             [*row, *mixture.tokens_of(t.index)] for row, t in zip(prompt_ids(mixture, prompts), likeliest, strict=True)
         ]

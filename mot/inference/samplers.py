@@ -20,7 +20,8 @@ from transformers import (
 )
 
 from mot.data.load import collate_rows
-from mot.inference.think import Draw, generator_of, warpers
+from mot.inference.sampling import GumbelSampler, generator_of, warpers
+from mot.inference.settings import SamplingParams
 
 
 @dataclass(frozen=True)
@@ -99,7 +100,7 @@ def sample(
     inputs, mask = (batch[name].to(model.device) for name in ("prompt", "prompt_mask"))
     config = GenerationConfig(
         max_new_tokens=max_new_tokens,
-        do_sample=False,  # the draw is ours: argmax after Draw
+        do_sample=False,  # the draw is ours: argmax after GumbelSampler
         num_beams=k * int(setting.get("width", 1)) if searching else 1,
         num_return_sequences=k if searching else 1,
         length_penalty=setting.get("length_penalty", 1.0),
@@ -124,8 +125,13 @@ def _processors(
     temperature = setting.get("temperature", 1.0)
     if temperature == 0:
         return []
-    on = warpers(temperature, setting.get("top_p", 1.0), int(setting.get("top_k", 0)), setting.get("min_p", 0.0))
-    return [*on, Draw(generators)]
+    on = SamplingParams(
+        temperature=temperature,
+        top_p=setting.get("top_p", 1.0),
+        top_k=int(setting.get("top_k", 0)),
+        min_p=setting.get("min_p", 0.0),
+    )
+    return [*warpers(on), GumbelSampler(generators)]
 
 
 def _prefix(tokenizer: PreTrainedTokenizerBase, tokens: int, g: torch.Generator) -> list[int]:

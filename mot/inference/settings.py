@@ -5,18 +5,20 @@ from dataclasses import dataclass
 from mot.runtime.flags import check_ranges, setting
 
 
-@dataclass
-class ThinkSettings:
-    """Everything `mot think` can be told."""
+@dataclass(frozen=True)
+class SamplingParams:
+    """How K texts of one prompt are drawn: which thoughts, and how inside each. The one place that says so, for Python and flags."""
 
-    model: str | None = setting(None, "a directory that train_mot.py wrote", group="thinking")
-    prompt: str | None = setting(None, "text to think from", group="thinking")
     num_thoughts: int | None = setting(
         None, "K; default: every thought of the model", group="thinking", low=1, high=1024
     )
     max_new_tokens: int = setting(120, "longest continuation", "tokens", "thinking", low=1)
     temperature: float = setting(0.7, "0 is greedy inside each thought", group="thinking", low=0)
     top_p: float = setting(1.0, "nucleus sampling inside each thought", group="thinking", above=0, high=1)
+    top_k: int = setting(0, "only the k most probable tokens inside each thought; 0: all", "tokens", "thinking", low=0)
+    min_p: float = setting(
+        0.0, "only tokens at least so probable, as a share of the most probable one", group="thinking", low=0, high=1
+    )
     creativity: float = setting(
         1.0,
         "which thoughts, if fewer than the model has: 0 the most probable, 1 by the router, large any",
@@ -25,10 +27,28 @@ class ThinkSettings:
         endless=True,
     )
     seed: int = setting(0, "same seed, same texts", group="thinking", low=0)
+
+    def check(self, different_thoughts: int) -> None:
+        """Raise ValueError if a value is out of range, or K asks a model of W thoughts for greedy copies."""
+        check_ranges(self)
+        if (self.num_thoughts or 1) > different_thoughts and self.temperature == 0:
+            raise ValueError(
+                f"--num_thoughts {self.num_thoughts}: the model has {different_thoughts} and greedy repeats are copies; "
+                f"give at most {different_thoughts}, or temperature > 0"
+            )
+
+
+@dataclass(frozen=True)
+class ThinkSettings(SamplingParams):
+    """Everything `mot think` can be told."""
+
+    model: str | None = setting(None, "a directory that train_mot.py wrote", group="thinking")
+    prompt: str | None = setting(None, "text to think from", group="thinking")
     chat: bool = setting(False, "the prompt is a user's turn: put it into the model's chat template", group="thinking")
     json: bool = setting(False, "print one JSON object per thought instead of columns", group="thinking")
 
     def validate(self) -> None:
+        """Raise ValueError with one line that names the flag, the value and the way out."""
         check_ranges(self)
         for name in ("model", "prompt"):
             if getattr(self, name) is None:

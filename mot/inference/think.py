@@ -11,7 +11,6 @@ from its own generator, so what a thought says does not depend on what else runs
 than what `generate` must be told to do the same, and saves its 0.3 ms a token.
 """
 
-import hashlib
 from dataclasses import dataclass
 
 import torch
@@ -19,15 +18,13 @@ from torch import Tensor
 from transformers import (
     Cache,
     LogitsProcessor,
-    MinPLogitsWarper,
     PreTrainedModel,
     PreTrainedTokenizerBase,
-    TemperatureLogitsWarper,
-    TopKLogitsWarper,
-    TopPLogitsWarper,
 )
 
 from mot.data.load import Prompt, collate_rows, encode_prompts
+from mot.inference.sampling import GumbelSampler, generator_of, generators_of, warpers
+from mot.inference.settings import SamplingParams
 from mot.model.build import describe_model, load_model, prefill, read_thought, score
 from mot.model.shared_prompt import keep_once, prompt_cache
 from mot.model.tokenizer import encode
@@ -128,54 +125,27 @@ class MixtureOfThoughts:
         `temperature` >= 0 (0 is greedy), `top_p`, `top_k`, `min_p` act inside each thought, as in transformers; 0 turns
         top_k and min_p off. Raises ValueError for numbers outside these ranges.
         """
-        return self.think_batch(
-            [prompt], num_thoughts, max_new_tokens, temperature, top_p, top_k, min_p, creativity, seed
-        )[0]
+        params = SamplingParams(num_thoughts, max_new_tokens, temperature, top_p, top_k, min_p, creativity, seed)
+        return self.think_batch([prompt], params)[0]
 
     @torch.no_grad()
-    def think_batch(
-        self,
-        prompts: list[Prompt],
-        num_thoughts: int | None = None,
-        max_new_tokens: int = 120,
-        temperature: float = 0.7,
-        top_p: float = 1.0,
-        top_k: int = 0,
-        min_p: float = 0.0,
-        creativity: float = 1.0,
-        seed: int = 0,
-    ) -> list[list[Thought]]:
+    def think_batch(self, prompts: list[Prompt], params: SamplingParams) -> list[list[Thought]]:
         """`think` for several prompts in one batch: the same thoughts, texts and probabilities as one by one."""
-        W, K = self.different_thoughts, num_thoughts or self.num_thoughts
-        for name, value, inside, way_out in (
-            ("num_thoughts", K, K >= 1, "give 1 or more"),
-            (
-                "num_thoughts",
-                K,
-                K <= W or temperature > 0,
-                f"the model has {W} and greedy repeats are copies; give at most {W}, or temperature > 0",
-            ),
-            ("max_new_tokens", max_new_tokens, max_new_tokens >= 1, "give 1 or more"),
-            ("temperature", temperature, 0 <= temperature < float("inf"), "give a finite number, 0 (greedy) or more"),
-            ("top_p", top_p, 0 < top_p <= 1, "give more than 0 and at most 1"),
-            ("top_k", top_k, top_k >= 0, "give 0 (off) or more"),
-            ("min_p", min_p, 0 <= min_p <= 1, "give 0 (off) to 1"),
-            ("creativity", creativity, creativity >= 0, "give 0 or more"),
-        ):
-            if not inside:
-                raise ValueError(f"--{name} {value}: {way_out}")
-
+        params.check(self.different_thoughts)
+        K = params.num_thoughts or self.num_thoughts
         batch, logits_BV, cache = self._prefill(prompts)
         if K > 1:
             keep_once(cache)
         router_BN = logits_BV[:, self.thoughts] if self.thoughts else torch.zeros(len(prompts), 1)
-        words_BKL, probability_BK = self.choose(batch, router_BN, cache, prompts, K, creativity, seed)
+        words_BKL, probability_BK = self.choose(batch, router_BN, cache, prompts, K, params.creativity, params.seed)
         chosen_BK = [[self.index_of(word) for word in words] for words in words_BKL.tolist()]
         generators = [
-            g for prompt, chosen in zip(prompts, chosen_BK, strict=True) for g in generators_of(seed, prompt, chosen)
+            g
+            for prompt, chosen in zip(prompts, chosen_BK, strict=True)
+            for g in generators_of(params.seed, prompt, chosen)
         ]
 
-        drawing = [*warpers(temperature, top_p, top_k, min_p), Draw(generators)] if temperature > 0 else []
+        drawing = [*warpers(params), GumbelSampler(generators)] if params.temperature > 0 else []
         mask = batch["prompt_mask"].repeat_interleave(K, 0)
         next_R1 = logits_RV = None
         if self.thoughts:
@@ -183,7 +153,7 @@ class MixtureOfThoughts:
             mask, next_R1 = torch.cat([mask, torch.ones_like(begun)], 1), begun[:, -1:]
         else:  # the prompt has told already what comes first
             logits_RV = logits_BV.repeat_interleave(K, 0)
-        new, logp = self._decode(cache, mask, next_R1, logits_RV, drawing, max_new_tokens)
+        new, logp = self._decode(cache, mask, next_R1, logits_RV, drawing, params.max_new_tokens)
         rows = [
             self._thought(chosen_BK[i // K][i % K], probability, new[i], logp[i])
             for i, probability in enumerate(probability_BK.flatten().tolist())
@@ -311,38 +281,3 @@ def _follow(cache, row_BK: Tensor, R: int) -> None:
     """From a cache of R rows per prompt to one of K: a row may go on in several ways, or in none."""
     index_BK = row_BK + R * torch.arange(len(row_BK))[:, None]
     cache.batch_select_indices(index_BK.flatten().to(cache.layers[0].keys.device))
-
-
-def generator_of(seed: int, prompt: Prompt, use: str) -> torch.Generator:
-    digest = hashlib.sha256(f"{seed}\0{use}\0{prompt}".encode()).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
-
-
-def generators_of(seed: int, prompt: Prompt, chosen: list[int]) -> list[torch.Generator]:
-    """One for each text of a prompt: it depends on the thought that the text follows and on which of its copies it is."""
-    return [generator_of(seed, prompt, f"thought {k} copy {chosen[:i].count(k)}") for i, k in enumerate(chosen)]
-
-
-def warpers(temperature: float, top_p: float = 1.0, top_k: int = 0, min_p: float = 0.0) -> list[LogitsProcessor]:
-    """transformers' own, in its order, of those that are on; `temperature` > 0."""
-    return [
-        TemperatureLogitsWarper(float(temperature)),
-        *([TopKLogitsWarper(top_k)] if top_k > 0 else []),
-        *([TopPLogitsWarper(top_p)] if top_p < 1 else []),
-        *([MinPLogitsWarper(min_p)] if min_p > 0 else []),
-    ]
-
-
-class Draw(LogitsProcessor):
-    """Add Gumbel noise from each row's own generator: the argmax is then a draw from the softmax (Gumbel-max trick)."""
-
-    def __init__(self, generators: list[torch.Generator]):
-        self.generators = generators
-
-    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        # What exponential_ draws, bit for bit, at a third of its time: it takes the logarithms one by one.
-        uniform = torch.empty(scores.shape, dtype=torch.float64)
-        for row, generator in zip(uniform, self.generators, strict=True):
-            row.uniform_(generator=generator)
-        noise = uniform.neg_().log1p_().neg_().float()
-        return scores - noise.log_().to(scores.device)

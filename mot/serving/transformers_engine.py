@@ -27,7 +27,9 @@ from torch import Tensor
 from transformers import Cache
 from transformers.cache_utils import DynamicLayer
 
-from mot.inference.think import Draw, MixtureOfThoughts, generators_of, warpers
+from mot.inference.sampling import GumbelSampler, generators_of, warpers
+from mot.inference.settings import SamplingParams
+from mot.inference.think import MixtureOfThoughts
 from mot.model.build import read_thought
 from mot.model.shared_prompt import Roomy
 from mot.serving.engine import Ask, Begun, Failed, Job, Jobs, Said, Token, spell
@@ -315,7 +317,10 @@ class Engine(Jobs):
 def _draw(ask: Ask, logits_KV: Tensor, generators: list[torch.Generator]) -> Tensor:
     """The next token ids [K], as `MixtureOfThoughts.think` draws them."""
     if ask.temperature > 0:
-        for warper in (*warpers(ask.temperature, ask.top_p), Draw(generators)):
+        for warper in (
+            *warpers(SamplingParams(temperature=ask.temperature, top_p=ask.top_p)),
+            GumbelSampler(generators),
+        ):
             logits_KV = warper(None, logits_KV)
     return logits_KV.argmax(-1)
 

@@ -20,7 +20,8 @@ from collections.abc import AsyncIterator
 import httpx
 import torch
 
-from mot.inference.think import MixtureOfThoughts, generator_of, generators_of
+from mot.inference.sampling import generator_of, generators_of
+from mot.inference.think import MixtureOfThoughts
 from mot.serving.engine import Ask, Begun, Failed, Job, Jobs, Said, Token, spell
 from mot.thoughts import choose_thoughts, repeats
 

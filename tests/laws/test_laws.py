@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from mot.data.load import branch, by_length, collate_rows, load_data
+from mot.inference.settings import SamplingParams
 from mot.inference.think import MixtureOfThoughts
 from mot.model.build import base_logprobs, build_model, lay_out, score, thought_logprobs
 from mot.model.tokenizer import build_tokenizer
@@ -84,7 +85,7 @@ PROMPTS = ["the ", "lazy dog. the quick brown", "o", "jumps over"]
 
 @torch.no_grad()
 def test_one_prefill_and_k_branches_equal_k_full_computations_padded_and_batched(mixture):
-    together = mixture.think_batch(PROMPTS, max_new_tokens=12, temperature=0)
+    together = mixture.think_batch(PROMPTS, SamplingParams(max_new_tokens=12, temperature=0))
     for prompt, thoughts in zip(PROMPTS, together, strict=True):
         assert sorted(t.index for t in thoughts) == list(range(N))
         for t, alone in zip(thoughts, mixture.think(prompt, max_new_tokens=12, temperature=0), strict=True):
@@ -99,7 +100,9 @@ def test_what_a_thought_says_does_not_depend_on_what_runs_beside_it(mixture):
     alone = {t.index: t.text for t in mixture.think("the ", max_new_tokens=12, temperature=1.0, seed=3)}
     for t in mixture.think("the ", num_thoughts=2, max_new_tokens=12, temperature=1.0, seed=3):
         assert t.text == alone[t.index]
-    for t in mixture.think_batch(PROMPTS, num_thoughts=9, max_new_tokens=12, temperature=1.0, seed=3)[0][:1]:
+    for t in mixture.think_batch(PROMPTS, SamplingParams(num_thoughts=9, max_new_tokens=12, temperature=1.0, seed=3))[
+        0
+    ][:1]:
         assert t.text == alone[t.index]
     torch.manual_seed(5)
     assert {t.index: t.text for t in mixture.think("the ", max_new_tokens=12, temperature=1.0, seed=3)} == alone

@@ -16,6 +16,7 @@ from survive import complete, start, state_digest
 from test_laws import judged_by, rows, sharpen, step_of, tiny
 from transformers import AutoModelForCausalLM
 
+from mot.inference.settings import SamplingParams
 from mot.inference.think import MixtureOfThoughts
 from mot.model.build import lay_out, score, thought_logprobs
 from mot.thoughts import choose_thoughts, diversity, draw_words, responsibilities, word_index
@@ -119,7 +120,7 @@ def greedy_alone(mixture, prompt: str, word, length: int) -> list[int]:
 @pytest.mark.parametrize("creativity", [0.0, 1.0, math.inf])
 def test_one_prefill_and_k_words_equal_k_full_computations_padded_and_batched(mixture, creativity):
     how = {"num_thoughts": 10, "max_new_tokens": 8, "temperature": 0, "creativity": creativity}
-    for prompt, thoughts in zip(PROMPTS, mixture.think_batch(PROMPTS, **how), strict=True):
+    for prompt, thoughts in zip(PROMPTS, mixture.think_batch(PROMPTS, SamplingParams(**how)), strict=True):
         assert len({t.index for t in thoughts}) == 10
         assert [t.probability for t in thoughts] == sorted((t.probability for t in thoughts), reverse=True)
         for t, alone in zip(thoughts, mixture.think(prompt, **how), strict=True):
@@ -147,7 +148,7 @@ def test_what_a_word_says_does_not_depend_on_what_runs_beside_it(mixture):
         chosen = mixture.think("the ", num_thoughts=k, **how)
         assert len(chosen) == k
         assert all(t.text == alone[t.index] for t in chosen)
-    twice = mixture.think_batch(PROMPTS, num_thoughts=2 * W + 5, **how)[0]
+    twice = mixture.think_batch(PROMPTS, SamplingParams(num_thoughts=2 * W + 5, **how))[0]
     assert sorted(sum(t.index == k for t in twice) for k in range(W)) == [2] * (W - 5) + [3] * 5
     assert {t.text for t in twice} > set(alone.values())
 

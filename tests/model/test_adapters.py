@@ -25,7 +25,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, models
 
 from mot import cli
 from mot.data.load import branch, collate_rows, encode_prompts, load_data
-from mot.inference.settings import ExportSettings
+from mot.inference.settings import ExportSettings, SamplingParams
 from mot.inference.think import MixtureOfThoughts
 from mot.model import adapters
 from mot.model.build import require_branching, score, thought_logprobs
@@ -147,7 +147,7 @@ def test_thoughts_share_a_prompt_longer_than_the_window(architecture, made):
             slow = logits.log_softmax(-1)[range(len(x), len(x) + len(y)), y]
             torch.testing.assert_close(fast[b, k, : len(y)], slow, rtol=0, atol=1e-4)
             torch.testing.assert_close(router_BN[b, k], logits[len(x) - 1, thought], rtol=0, atol=1e-4)
-    together = mixture.think_batch([prompt for prompt, _ in pairs], max_new_tokens=10, temperature=0)
+    together = mixture.think_batch([prompt for prompt, _ in pairs], SamplingParams(max_new_tokens=10, temperature=0))
     for (prompt, _), thoughts in zip(pairs, together, strict=True):
         assert sorted(t.index for t in thoughts) == list(range(N))
         for t in thoughts:

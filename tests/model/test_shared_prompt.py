@@ -8,6 +8,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
 
 import mot.inference.think
 import mot.model.shared_prompt
+from mot.inference.settings import SamplingParams
 from mot.inference.think import MixtureOfThoughts
 from mot.model.shared_prompt import NAME, PromptOnce, by_products, keep_once, prompt_cache
 
@@ -68,14 +69,14 @@ def test_the_texts_are_those_of_copies(base, temperature, monkeypatch):
     """Whatever makes the cache: ours, the model's own, or the model's own with eager attention; alone and in a padded batch."""
     _, mixture = base
     asked = {"num_thoughts": 6 if temperature else 3, "max_new_tokens": 9, "temperature": temperature, "seed": 4}
-    once = mixture.think_batch(PROMPTS, **asked)
+    once = mixture.think_batch(PROMPTS, SamplingParams(**asked))
     alone = [mixture.think(prompt, **asked) for prompt in PROMPTS]
     monkeypatch.setattr(mot.inference.think, "prompt_cache", lambda model: None)
-    copies = mixture.think_batch(PROMPTS, **asked)
+    copies = mixture.think_batch(PROMPTS, SamplingParams(**asked))
     monkeypatch.undo()
     mixture.model.set_attn_implementation("eager")
     assert prompt_cache(mixture.model) is None
-    eager = mixture.think_batch(PROMPTS, **asked)
+    eager = mixture.think_batch(PROMPTS, SamplingParams(**asked))
     mixture.model.set_attn_implementation("sdpa")
     for other in (alone, copies, eager):
         for ours, theirs in zip(flat(once), flat(other), strict=True):
@@ -105,9 +106,9 @@ def test_the_prompts_bytes_are_one_copy_whatever_k(monkeypatch):
 def test_words_keep_the_prompt_once_at_every_level(monkeypatch):
     mixture = tiny(3, thought_length=3)
     asked = {"num_thoughts": 7, "max_new_tokens": 8, "temperature": 0, "creativity": 1.0}
-    once = mixture.think_batch(PROMPTS, **asked)
+    once = mixture.think_batch(PROMPTS, SamplingParams(**asked))
     monkeypatch.setattr(mot.inference.think, "prompt_cache", lambda model: None)
-    for ours, theirs in zip(flat(once), flat(mixture.think_batch(PROMPTS, **asked)), strict=True):
+    for ours, theirs in zip(flat(once), flat(mixture.think_batch(PROMPTS, SamplingParams(**asked))), strict=True):
         assert (ours.index, ours.token_ids) == (theirs.index, theirs.token_ids)
         assert ours.probability == pytest.approx(theirs.probability, abs=1e-6)
 

@@ -1,0 +1,57 @@
+"""How a token is drawn: transformers' warpers, then Gumbel noise from a generator that belongs to the text.
+
+    processors = [*warpers(SamplingParams(temperature=0.7)), GumbelSampler(generators)]
+    token_R = logits_RV after all processors, argmax
+
+A text depends on (seed, its prompt, its thought, its copy) only, never on what runs beside it.
+"""
+
+import hashlib
+
+import torch
+from torch import Tensor
+from transformers import (
+    LogitsProcessor,
+    MinPLogitsWarper,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
+
+from mot.data.load import Prompt
+from mot.inference.settings import SamplingParams
+
+
+def generator_of(seed: int, prompt: Prompt, use: str) -> torch.Generator:
+    digest = hashlib.sha256(f"{seed}\0{use}\0{prompt}".encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+
+
+def generators_of(seed: int, prompt: Prompt, chosen: list[int]) -> list[torch.Generator]:
+    """One for each text of a prompt: it depends on the thought that the text follows and on which of its copies it is."""
+    return [generator_of(seed, prompt, f"thought {k} copy {chosen[:i].count(k)}") for i, k in enumerate(chosen)]
+
+
+def warpers(params: SamplingParams) -> list[LogitsProcessor]:
+    """transformers' own, in its order, of those that are on; `temperature` > 0."""
+    return [
+        TemperatureLogitsWarper(float(params.temperature)),
+        *([TopKLogitsWarper(params.top_k)] if params.top_k > 0 else []),
+        *([TopPLogitsWarper(params.top_p)] if params.top_p < 1 else []),
+        *([MinPLogitsWarper(params.min_p)] if params.min_p > 0 else []),
+    ]
+
+
+class GumbelSampler(LogitsProcessor):
+    """Add Gumbel noise from each row's own generator: the argmax is then a draw from the softmax (Gumbel-max trick)."""
+
+    def __init__(self, generators: list[torch.Generator]):
+        self.generators = generators
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        # What exponential_ draws, bit for bit, at a third of its time: it takes the logarithms one by one.
+        uniform = torch.empty(scores.shape, dtype=torch.float64)
+        for row, generator in zip(uniform, self.generators, strict=True):
+            row.uniform_(generator=generator)
+        noise = uniform.neg_().log1p_().neg_().float()
+        return scores - noise.log_().to(scores.device)
