@@ -43,7 +43,8 @@ def open_once(path: str, vocab_size: int) -> dict[str, float]:
     """One opening, in this process."""
     import transformers  # noqa: F401
 
-    from mot.data.load import Batches, load_data
+    from mot.data.datasets import Batches
+    from mot.data.load import load_data
     from mot.training.settings import TrainSettings
 
     clear()
@@ -69,7 +70,7 @@ def open_once(path: str, vocab_size: int) -> dict[str, float]:
 
 def seek(rows: int) -> dict[str, float]:
     """The first batch of `rows` rows from batch 10^6 on."""
-    from mot.data.load import Batches
+    from mot.data.datasets import Batches
 
     clear()
     before, begin = peak(), time.perf_counter()

@@ -141,7 +141,7 @@ def data(argv: list[str] | None = None, prog: str = "mot data") -> None:
     settings = parse(DownloadSettings, argv, prog, data.__doc__)
     import os
 
-    from mot.runtime.remote import save_dataset
+    from mot.data.download import save_dataset
 
     output = settings.output or f"data/{settings.name}.txt"
     if os.path.exists(output):

@@ -120,12 +120,12 @@ def _child(
 
     torch.set_num_threads(1)
     from mot import cli
-    from mot.data import load
+    from mot.data import encode
     from mot.runtime import remote
     from mot.training import em
 
     owner, name, when = {
-        "tokenising": (load, "encode", lambda self: True),
+        "tokenising": (encode, "encode", lambda self: True),
         "first step": (em.MixtureTrainer, "compute_loss", lambda self: True),
         "training": (em.MixtureTrainer, "_get_grad_norm", lambda self: self.state.global_step == at),
         "accumulation": (em.MixtureTrainer, "compute_loss", lambda self: self.state.global_step == at),

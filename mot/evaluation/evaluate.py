@@ -27,7 +27,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from mot import tasks
-from mot.data.load import collate_rows, encode_prompts
+from mot.data.datasets import collate_rows
+from mot.data.encode import encode_prompts
 from mot.evaluation import metrics
 from mot.evaluation.metrics import Interval, Point, bootstrap, matched
 from mot.evaluation.prompts import Asked, cut, of_task, read, split

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mot import tasks
-from mot.data.load import check_text
+from mot.data.sources import check_text
 
 CUT = 200  # characters of a prompt that is cut from a text
 

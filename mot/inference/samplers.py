@@ -19,7 +19,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from mot.data.load import collate_rows
+from mot.data.datasets import collate_rows
 from mot.inference.sampling import GumbelSampler, generator_of, warpers
 from mot.inference.settings import SamplingParams
 

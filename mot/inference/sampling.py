@@ -18,7 +18,7 @@ from transformers import (
     TopPLogitsWarper,
 )
 
-from mot.data.load import Prompt
+from mot.data.encode import Prompt
 from mot.inference.settings import SamplingParams
 
 

@@ -22,7 +22,8 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from mot.data.load import Prompt, collate_rows, encode_prompts
+from mot.data.datasets import collate_rows
+from mot.data.encode import Prompt, encode_prompts
 from mot.inference.sampling import GumbelSampler, generator_of, generators_of, warpers
 from mot.inference.settings import SamplingParams
 from mot.model.build import describe_model, load_model, prefill, read_thought, score

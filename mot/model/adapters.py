@@ -32,8 +32,9 @@ from transformers import (
 from transformers.pytorch_utils import Conv1D
 from transformers.utils import cached_file
 
+from mot.model.chat import chat_texts, encode_chat, ends_turn
 from mot.model.settings import AdapterSettings
-from mot.model.tokenizer import add_thoughts, chat_texts, encode_chat, ends_turn, thought_ids
+from mot.model.tokenizer import add_thoughts, thought_ids
 
 ADAPTER, OURS = "adapter_config.json", "mot.json"
 NOISE = 0.1  # of a thought's first vectors, in standard deviations of the base's: see make_room

@@ -5,7 +5,7 @@
     logp_BNT, router_BN, _ = thought_logprobs(model, batch, thoughts)  # one prompt computation for all N
     scores = score(model, batch, thoughts)                        # base, mixture and oracle NLL and what follows from them
 
-Shapes: see mot/thoughts.py. A `batch` is what mot.data.load.branch returns.
+Shapes: see mot/thoughts.py. A `batch` is what mot.data.datasets.branch returns.
 """
 
 import math

@@ -29,7 +29,7 @@ from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
 import mot
-from mot.data.load import encode_prompts
+from mot.data.encode import encode_prompts
 from mot.serving.engine import Ask, Begun, Failed, Full, Job, Jobs, Said, Token
 from mot.serving.guard import OPEN, QUEUE_IS_FULL, Guard, Refused, refuse
 from mot.serving.schemas import (

@@ -26,7 +26,9 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Subset
 from transformers import PrinterCallback, Trainer, TrainingArguments
 
-from mot.data.load import Batches, Data, Windows, branch, by_length, collate_windows, encode_prompts
+from mot.data.datasets import Batches, Windows, branch, by_length, collate_windows
+from mot.data.encode import encode_prompts
+from mot.data.load import Data
 from mot.inference.think import MixtureOfThoughts
 from mot.model import adapters
 from mot.model.build import base_logprobs, evaluating, lay_out, score, thought_logprobs

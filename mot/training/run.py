@@ -20,7 +20,8 @@ from pathlib import Path
 import torch
 
 from mot import tasks
-from mot.data.load import Data, Windows, load_data
+from mot.data.datasets import Windows
+from mot.data.load import Data, load_data
 from mot.model import adapters
 from mot.model.build import build_model, require_branching
 from mot.runtime.files import CONFIGURATIONS, WRITE_ERRORS, disk_is_full, publish

@@ -19,22 +19,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
-from mot.data import load as data_module
-from mot.data.load import (
-    Batches,
-    Mapped,
-    Rows,
-    Windows,
-    branch,
-    check_text,
-    collate_rows,
-    collate_windows,
-    encode_prompts,
-    load_data,
-    read_rows,
-)
+from mot.data import cache as cache_module
+from mot.data import encode as encode_module
+from mot.data import load as load_module
+from mot.data import sources as sources_module
+from mot.data.datasets import Batches, MemmapArray, Rows, Windows, branch, collate_rows, collate_windows
+from mot.data.encode import encode_prompts
+from mot.data.load import load_data
+from mot.data.sources import check_text, pieces, read_rows
 from mot.model import tokenizer as tokenizer_module
-from mot.model.tokenizer import END, PAD, build_tokenizer, identity, load_tokenizer, pieces, thought_ids, thought_token
+from mot.model.tokenizer import END, PAD, build_tokenizer, identity, load_tokenizer, thought_ids, thought_token
 from mot.training.settings import TrainSettings
 
 
@@ -341,7 +335,7 @@ def test_a_file_is_checked_in_blocks_as_it_would_be_whole(tmp_path_factory, cont
     path = tmp_path_factory.mktemp("checked") / "file"
     path.write_bytes(content)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(data_module, "BLOCK", 4)
+        patch.setattr(sources_module, "BLOCK", 4)
         try:
             found = check_text(str(path), "x")
         except ValueError as e:
@@ -380,8 +374,13 @@ def own_cache(tmp_path, monkeypatch) -> Path:
 def test_a_file_is_tokenised_once(kind, vocab_size, request, own_cache, tmp_path, monkeypatch):
     path = request.getfixturevalue(kind)
     first = whole(load(path, vocab_size=vocab_size))
-    for name in ("encode_all", "train_engine", "check_text", "read_rows"):
-        monkeypatch.delattr(data_module, name)  # whoever calls one of them fails
+    for module, name in (
+        (encode_module, "encode_all"),
+        (load_module, "train_engine"),
+        (sources_module, "check_text"),
+        (sources_module, "read_rows"),
+    ):
+        monkeypatch.delattr(module, name)  # a call of it fails
     assert whole(load(path, vocab_size=vocab_size)) == first
     elsewhere = shutil.copy(path, tmp_path / f"other{path.suffix}")
     assert load(elsewhere, vocab_size=vocab_size, num_thoughts=2, seq_length=24).fingerprint == first[0]
@@ -469,7 +468,7 @@ def test_a_full_disk_is_named_and_leaves_nothing_half_written(own_cache, text_fi
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(data_module, "_flush", full)
+        patch.setattr(cache_module, "_flush", full)
         with pytest.raises(ValueError, match=r"--train_file .*No space left.*MOT_CACHE"):
             load(text_file)
     assert not [p for p in (own_cache / "tokens").iterdir() if p.is_dir()]
@@ -504,10 +503,10 @@ def test_a_task_is_like_its_rows_in_a_file(tmp_path):
 
 
 def test_bpe_is_trained_on_a_sample_of_a_large_file_and_says_so(text_file, rows_file, own_cache, monkeypatch):
-    monkeypatch.setattr(data_module, "BPE_BYTES", 300)
+    monkeypatch.setattr(load_module, "BPE_BYTES", 300)
     rows = load(rows_file, vocab_size=300)
     assert rows.notes[1:] == [
-        "tokenizer: trained on one row of every 3, for it would take too much memory",
+        "tokenizer: trained on one row of every 3, because all of them would take too much memory",
     ]
     before = whole(rows)
     shutil.rmtree(own_cache)
@@ -516,16 +515,16 @@ def test_bpe_is_trained_on_a_sample_of_a_large_file_and_says_so(text_file, rows_
     assert len(load(text_file).notes) == 1  # characters are all seen
 
 
-def test_mapped_is_the_array_in_the_file(tmp_path):
+def test_a_memmap_array_is_the_array_in_the_file(tmp_path):
     array = np.arange(50_000, dtype="<u2")
     array.tofile(tmp_path / "ids")
-    mapped = Mapped(tmp_path / "ids", "<u2")
-    again = pickle.loads(pickle.dumps(mapped))
+    array_in_file = MemmapArray(tmp_path / "ids", "<u2")
+    again = pickle.loads(pickle.dumps(array_in_file))
     (tmp_path / "ids").unlink()  # a run goes on
     for part in (slice(0, 3), slice(4097, 40_000), slice(49_990, 60_000), slice(7, 7), slice(None)):
-        assert np.array_equal(mapped[part], array[part])
+        assert np.array_equal(array_in_file[part], array[part])
         assert np.array_equal(again[part], array[part])
-    assert len(mapped) == len(array)
+    assert len(array_in_file) == len(array)
 
 
 @pytest.mark.parametrize("context", ["fork", "spawn"])
@@ -547,7 +546,8 @@ MEASURED = """
 import os, sys
 import psutil
 from mot.training.settings import TrainSettings
-from mot.data.load import Batches, load_data
+from mot.data.datasets import Batches
+from mot.data.load import load_data
 import transformers
 path, vocab_size = sys.argv[1:]
 small = path + ".small.txt"

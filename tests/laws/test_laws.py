@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from mot.data.load import branch, by_length, collate_rows, load_data
+from mot.data.datasets import branch, by_length, collate_rows
+from mot.data.load import load_data
 from mot.inference.settings import SamplingParams
 from mot.inference.think import MixtureOfThoughts
 from mot.model.build import base_logprobs, build_model, lay_out, score, thought_logprobs

@@ -24,7 +24,9 @@ from survive import complete, start, state_digest
 from transformers import AutoModelForCausalLM, AutoTokenizer, models
 
 from mot import cli
-from mot.data.load import branch, collate_rows, encode_prompts, load_data
+from mot.data.datasets import branch, collate_rows
+from mot.data.encode import encode_prompts
+from mot.data.load import load_data
 from mot.inference.settings import ExportSettings, SamplingParams
 from mot.inference.think import MixtureOfThoughts
 from mot.model import adapters

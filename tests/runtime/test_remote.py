@@ -16,10 +16,11 @@ from pathlib import Path
 import pytest
 
 from mot.cli import main
+from mot.data.download import save_dataset
 from mot.data.settings import DATASETS, DownloadSettings
 from mot.runtime import remote
 from mot.runtime.flags import parse
-from mot.runtime.remote import Mirror, checkpoints, download, fetch, save_dataset
+from mot.runtime.remote import Mirror, checkpoints, download, fetch
 
 BUCKET = "gs://bucket"
 
