@@ -133,7 +133,7 @@ def read_chats(path: str, where: str) -> Iterator[list[dict[str, str]]]:
             )
         if len(messages) < 2 or messages[-1]["role"] != "assistant" or not messages[-1]["content"].strip():
             raise ValueError(
-                f"{where}: line {number} does not end with an assistant turn that answers an earlier turn; fix or remove it"
+                f"{where}: line {number} does not end with an answer of the assistant to an earlier turn; fix or remove it"
             )
         if any(LONE_SURROGATE.search(m["content"]) for m in messages):
             raise ValueError(f"{where}: line {number} has half of a surrogate pair; fix or remove it")

@@ -34,7 +34,7 @@ class Found:
                 f"{task}: creativity {self.creativity:.3f} in {self.k} samples (validity {self.validity:.3f}); "
                 f"a perfect sampler of the training law has {self.ceiling:.3f}"
             )
-        where = "" if task in tasks.RECURRING else " on unseen prompts"
+        where = "" if tasks.TASKS[task].recurring else " on unseen prompts"
         return (
             f"{task}: {self.k} thoughts found {self.distinct:.2f} of {round(self.answers, 1):g} answers{where} "
             f"(validity {self.validity:.3f}); the best independent sampler finds at most {self.ceiling:.2f}"
@@ -54,7 +54,7 @@ def find_answers(
     Default: every thought once at temperature 0; for a creative task, which has one empty prompt, 1,000 samples at
     temperature 1, spread evenly over the thoughts.
     """
-    if task in tasks.CREATIVE:
+    if tasks.TASKS[task].creative:
         return _create(mixture, task, k or 1000, 1.0 if temperature is None else temperature, seed)
     module, k = tasks.load(task), k or mixture.num_thoughts
     rows = tasks.held_out(task)
@@ -63,7 +63,7 @@ def find_answers(
     for i in range(0, len(different), 64):
         part = different[i : i + 64]
         thinking = mixture.think_batch(
-            part, SamplingParams(k, _longest(rows), temperature or 0.0, creativity=0, seed=seed)
+            part, SamplingParams(k, tasks.TASKS[task].answer_tokens, temperature or 0.0, creativity=0, seed=seed)
         )
         for prompt, thoughts in zip(part, thinking, strict=True):
             samples.append((prompt, thoughts, [module.verify(prompt, t.text) for t in thoughts]))
@@ -84,7 +84,7 @@ def find_answers(
 
 def _create(mixture: MixtureOfThoughts, task: str, k: int, temperature: float, seed: int) -> Found:
     module, training = tasks.load(task), tasks.training(task, 0)
-    (thoughts,) = mixture.think_batch([""], SamplingParams(k, _longest(training), temperature, creativity=0, seed=seed))
+    (thoughts,) = mixture.think_batch([""], SamplingParams(k, tasks.TASKS[task].answer_tokens, temperature, creativity=0, seed=seed))
     texts = [t.text for t in thoughts]
     answers = [module.verify("", text) for text in texts]
     # Side by side, as for any prompt: the first text of every thought, then the second, ...
@@ -102,7 +102,3 @@ def _create(mixture: MixtureOfThoughts, task: str, k: int, temperature: float, s
         [("", [t for t, _ in pairs], [a for _, a in pairs]) for pairs in rounds.values()],
         tasks.creativity(task, texts, training),
     )
-
-
-def _longest(rows: list[tuple[str, str]]) -> int:
-    return 2 + max(len(completion) for _, completion in rows)

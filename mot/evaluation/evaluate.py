@@ -39,7 +39,7 @@ from mot.inference.think import MixtureOfThoughts
 from mot.model.build import base_logprobs
 from mot.model.tokenizer import encode
 from mot.runtime.files import atomic_write
-from mot.tasks import TASKS, e2e
+from mot.tasks import CREATIVE, OWN_ROWS, TASKS
 
 SCHEMA, FORMAT = "mot-diversity", 1
 TEXTS, RESULT = "texts.jsonl", "diversity.json"
@@ -130,8 +130,8 @@ MEASURES: dict[str, Measure] = {
         "share of the texts that state a slot which the prompt has not",
         "0 to 1",
         "lower",
-        lambda c: fmean(bool(e2e.added(c.asked.prompt, text)) for text in c.texts),
-        ("task", "e2e"),
+        lambda c: fmean(bool(tasks.load(c.task).added(c.asked.prompt, text)) for text in c.texts),
+        ("task", "added"),
     ),
     "judge_nll": Measure(
         "NLL of the texts under the judge", "nats per judge's token", "lower", lambda c: fmean(c.nll), ("judge",)
@@ -301,13 +301,13 @@ def _asked(settings: EvaluateSettings) -> tuple[list[Asked], list[Asked]]:
 
 
 def _known(settings: EvaluateSettings, asked: list[Asked]) -> set[str]:
-    """What there is to measure with: of "task", "creative", "e2e", "references", "judge"."""
+    """What there is to measure with: of "task", "creative", "added", "references", "judge"."""
     return {
         name
         for name, there in (
             ("task", settings.task),
-            ("creative", settings.task in tasks.CREATIVE),
-            ("e2e", settings.task == "e2e"),
+            ("creative", settings.task in CREATIVE),
+            ("added", settings.task and "added" in TASKS[settings.task].measures),
             ("references", all(a.references for a in asked)),
             ("judge", settings.judge),
         )
@@ -322,7 +322,7 @@ def _measures(settings: EvaluateSettings, known: set[str]) -> list[str]:
     fitting = [
         name
         for name, m in MEASURES.items()
-        if known >= set(m.needs) and ("task" in m.needs or "judge" in m.needs or settings.task not in TASKS)
+        if known >= set(m.needs) and ("task" in m.needs or "judge" in m.needs or settings.task not in OWN_ROWS)
     ]
     if settings.measures == "all":
         return fitting
@@ -333,8 +333,8 @@ def _measures(settings: EvaluateSettings, known: set[str]) -> list[str]:
         for need in set(MEASURES[name].needs) - known:
             way_out = {
                 "task": "give --task",
-                "creative": "it is of the tasks circle and siblings",
-                "e2e": "it is of --task e2e",
+                "creative": f"it is of the tasks {' and '.join(CREATIVE)}",
+                "added": f"it is of --task {' and '.join(t for t in TASKS if 'added' in TASKS[t].measures)}",
                 "references": "give .jsonl rows that all have `references` or a `completion`",
                 "judge": "give --judge MODEL",
             }[need]
@@ -353,7 +353,7 @@ def _baselines(settings: EvaluateSettings) -> list[str]:
 
 
 def _texts_per_prompt(settings: EvaluateSettings, mixture: MixtureOfThoughts) -> int:
-    if settings.task in tasks.CREATIVE:
+    if settings.task in CREATIVE:
         return settings.num_thoughts or CREATIVE_SAMPLES
     k = settings.num_thoughts or (mixture.num_thoughts if mixture.thoughts else 8)
     if mixture.thoughts and k > mixture.different_thoughts:
@@ -383,8 +383,8 @@ def _loaded(flag: str, path: str) -> MixtureOfThoughts:
 
 def _longest(settings: EvaluateSettings, asked: list[Asked], mixture: MixtureOfThoughts) -> int:
     """Tokens that every answer fits into, where the answers are known; else 60."""
-    if settings.task in TASKS:
-        return 2 + max(len(completion) for _, completion in tasks.held_out(settings.task))
+    if settings.task and TASKS[settings.task].answer_tokens:
+        return TASKS[settings.task].answer_tokens
     references = [reference for a in asked for reference in a.references]
     if settings.task and references:
         return 8 + max(len(ids) for ids in encode(mixture.tokenizer, references, "--prompts"))
@@ -407,9 +407,9 @@ def _fingerprint(path: str) -> str:
 
 def _ceiling(task: str | None, judged: list[Asked], k: int) -> dict[str, float] | None:
     """What K independent draws can find at most, in expectation, and what there is."""
-    if task in tasks.CREATIVE:
+    if task in CREATIVE:
         return {"independent": tasks.creativity_ceiling(task, _training(task), k), "answers": 1.0}
-    if task not in TASKS:
+    if task not in OWN_ROWS:
         return None
     there_are = [tasks.load(task).answers(a.prompt) for a in judged]
     return {

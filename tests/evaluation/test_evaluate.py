@@ -225,7 +225,7 @@ def test_a_creative_task_is_judged_by_its_draws(tmp_path):
 def test_measures_of_a_case_with_known_values():
     answers = ["a", "a", None, "b"]
     case = Case(Asked("p", ("x y",)), ["x y", "x y", "", "z w"], answers, [1.0, 2.0, 3.0, 6.0], 9, "forks")
-    values = {name: m.value(case) for name, m in MEASURES.items() if not {"creative", "e2e"} & set(m.needs)}
+    values = {name: m.value(case) for name, m in MEASURES.items() if not {"creative", "added"} & set(m.needs)}
     assert (values["validity"], values["distinct_valid"], values["pass_at_k"]) == (0.75, 2, 1)
     assert (values["judge_nll"], values["different_texts"]) == (3, 3)
     assert values["majority_at_k"] == 1

@@ -372,7 +372,7 @@ def test_one_worker_thread_uploads_while_this_one_reads(bucket, tmp_path):
 )
 def test_a_manifest_that_leads_outside_is_refused(name, bucket, tmp_path):
     put("run/checkpoint-1/manifest.json", json.dumps({"files": {name: {"bytes": 1}}}).encode())
-    with pytest.raises(ValueError, match="which is no file of a checkpoint"):
+    with pytest.raises(ValueError, match="which is not a file of a checkpoint"):
         download(f"{BUCKET}/run/checkpoint-1", tmp_path / "o")
     assert leftovers(tmp_path / "o") == []
 

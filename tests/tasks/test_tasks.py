@@ -3,6 +3,8 @@
 import math
 import random
 import re
+import subprocess
+import sys
 from collections import Counter
 from fractions import Fraction
 from functools import cache
@@ -16,7 +18,7 @@ from mot import tasks
 from mot.data.load import load_data
 from mot.evaluation.answers import Found, find_answers
 from mot.inference.think import MixtureOfThoughts, Thought
-from mot.tasks import TASKS, chains, circle, countdown, forks, siblings
+from mot.tasks import OWN_ROWS, TASKS, chains, circle, countdown, forks, siblings
 from mot.training.settings import TrainSettings
 
 prompts = st.permutations(forks.ITEMS).map(lambda items: "".join(items[:8]) + ">")
@@ -25,7 +27,7 @@ prompts = st.permutations(forks.ITEMS).map(lambda items: "".join(items[:8]) + ">
 # Generator and verifier ---------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", TASKS)
+@pytest.mark.parametrize("name", OWN_ROWS)
 def test_rows_are_the_same_for_the_same_seed_and_others_for_another(name):
     task = tasks.load(name)
     assert task.rows(50, 1) == task.rows(50, 1)
@@ -41,12 +43,12 @@ FIRST_ROWS = {
 }
 
 
-@pytest.mark.parametrize("name", TASKS)
+@pytest.mark.parametrize("name", OWN_ROWS)
 def test_the_first_row_is_the_one_that_published_figures_were_made_with(name):
     assert tasks.load(name).rows(1, 0)[0] == FIRST_ROWS[name]
 
 
-@pytest.mark.parametrize("name", TASKS)
+@pytest.mark.parametrize("name", OWN_ROWS)
 def test_every_completion_is_an_answer_and_there_are_no_more_than_answers_says(name):
     task, said = tasks.load(name), {}
     for prompt, completion in task.rows(2000, 3):
@@ -57,7 +59,7 @@ def test_every_completion_is_an_answer_and_there_are_no_more_than_answers_says(n
         assert len(found) <= task.answers(prompt)
 
 
-@pytest.mark.parametrize("name", TASKS)
+@pytest.mark.parametrize("name", OWN_ROWS)
 def test_the_example_in_the_words_of_the_task_is_true(name):
     task = tasks.load(name)
     (prompt,), (answer,) = (
@@ -66,7 +68,7 @@ def test_the_example_in_the_words_of_the_task_is_true(name):
     assert task.verify(prompt, answer)
 
 
-@pytest.mark.parametrize("name", TASKS)
+@pytest.mark.parametrize("name", OWN_ROWS)
 def test_every_symbol_is_one_token_and_rows_are_short(name, monkeypatch):
     monkeypatch.setattr(tasks, "TRAIN_ROWS", 500)
     held_out = tasks.held_out(name)
@@ -82,7 +84,7 @@ symbols = st.characters() | st.sampled_from(
 )
 
 
-@pytest.mark.parametrize("name", TASKS)
+@pytest.mark.parametrize("name", OWN_ROWS)
 def test_garbage_is_no_answer(name):
     task = tasks.load(name)
     rows = task.rows(20, 5)
@@ -363,7 +365,7 @@ def test_computations_of_n_numbers_are_as_many_as_the_encyclopedia_says(n, inequ
     seen = set()
     for order in orders(numbers, least=n):
         for text in spellings(order):
-            sign, node = countdown._expression(countdown.TOKEN.findall(text))
+            sign, node, _ = countdown.parse(text)
             assert sign * node.value == value(text)
             seen.add((sign, node.text))
     assert len(seen) == inequivalent
@@ -472,10 +474,43 @@ def test_countdown_prompts_are_as_described():
         assert len(answer) <= 15
 
 
-# Held-out prompts ---------------------------------------------------------------------------------------------------
+# What a task says of itself -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", TASKS)
+def test_every_task_offers_what_a_task_must(name):
+    task, facts = tasks.load(name), TASKS[name]
+    assert all(callable(getattr(task, function)) for function in ("rows", "verify", "answers", *facts.measures))
+    if facts.own_rows:
+        assert task.answers(task.rows(1, 0)[0][0]) >= 1
+    else:
+        with pytest.raises(ValueError, match=f"^{name}: its rows come from a file"):
+            task.rows(1, 0)
+
+
+@pytest.mark.parametrize("name", OWN_ROWS)
+def test_there_is_room_for_the_longest_answer_and_no_more_than_two_tokens_besides(name):
+    room = TASKS[name].answer_tokens - max(len(answer) for _, answer in tasks.held_out(name))
+    assert 1 <= room <= 2
+
+
+def test_the_names_of_the_tasks_cost_no_heavy_import():
+    code = """
+import sys
+for name in ("torch", "numpy", "rdkit", "transformers"):
+    sys.modules[name] = None
+from mot import tasks
+assert not {f"mot.tasks.{name}" for name in tasks.TASKS} & set(sys.modules)
+for name in tasks.TASKS:
+    tasks.load(name)
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+# Held-out prompts ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", OWN_ROWS)
 def test_held_out_rows_are_always_the_same_and_never_trained_on(name, monkeypatch):
     monkeypatch.setattr(tasks, "TRAIN_ROWS", 5000)
     held_out = tasks.held_out(name)
@@ -483,9 +518,9 @@ def test_held_out_rows_are_always_the_same_and_never_trained_on(name, monkeypatc
     assert len(held_out) == 512
     training = tasks.training(name, 42)
     assert not set(held_out) & set(training)
-    if name not in tasks.RECURRING:
+    if not TASKS[name].recurring:
         assert not {prompt for prompt, _ in held_out} & {prompt for prompt, _ in training}
-    assert {len(prompt) for prompt, _ in held_out} == {0} or name not in tasks.CREATIVE
+    assert {len(prompt) for prompt, _ in held_out} == {0} or not TASKS[name].creative
 
 
 def test_forks_has_512_held_out_prompts_and_countdown_506():
@@ -503,7 +538,7 @@ def test_training_leaves_out_held_out_prompts_even_where_the_generator_draws_the
 @pytest.mark.parametrize("name", tasks.CREATIVE)
 def test_a_creative_task_has_one_training_set(name):
     assert tasks.training(name, 1) == tasks.training(name, 2)
-    assert 0.999 * tasks.CREATIVE[name] < len(tasks.training(name, 1)) <= tasks.CREATIVE[name]
+    assert 0.999 * TASKS[name].training_rows < len(tasks.training(name, 1)) <= TASKS[name].training_rows
 
 
 # The ceiling --------------------------------------------------------------------------------------------------------
@@ -544,7 +579,7 @@ def test_the_ceiling_of_creativity_is_what_a_perfect_sampler_gets(name, known):
     assert f"{ceiling:.3f}" == known
     drawn = [tasks.creativity(name, [text for _, text in task.rows(1000, seed)], training) for seed in range(20)]
     assert sum(drawn) / 20 == pytest.approx(ceiling, abs=0.01)
-    M, R = task.answers(""), tasks.CREATIVE[name]  # and before the training rows are drawn:
+    M, R = task.answers(""), TASKS[name].training_rows  # and before the training rows are drawn:
     assert (1 - 1 / M) ** R * tasks.independence_ceiling(M, 1000) / 1000 == pytest.approx(ceiling, abs=0.002)
 
 
@@ -581,9 +616,9 @@ class FiveOfEight(MixtureOfThoughts):
     def __init__(self):
         pass
 
-    def think_batch(self, prompts, num_thoughts, max_new_tokens, temperature, creativity, seed):
-        assert (num_thoughts, temperature) == (8, 0)
-        assert max_new_tokens > forks.CHAIN  # room for the end, and for saying too much
+    def think_batch(self, prompts, params):
+        assert (params.num_thoughts, params.temperature) == (8, 0)
+        assert params.max_new_tokens > forks.CHAIN  # room for the end, and for one symbol too many
         said = [[*map(forks.chain, prompt[:5]), forks.chain(prompt[0]), "nonsense", ""] for prompt in prompts]
         return [[Thought(k, 1 / 8, 0.0, text, ()) for k, text in enumerate(texts)] for texts in said]
 
@@ -632,9 +667,9 @@ class Inventive(MixtureOfThoughts):
     def __init__(self):
         pass
 
-    def think_batch(self, prompts, num_thoughts, max_new_tokens, temperature, creativity, seed):
-        assert (prompts, num_thoughts, temperature) == ([""], 1000, 1.0)
-        assert max_new_tokens > 18
+    def think_batch(self, prompts, params):
+        assert (prompts, params.num_thoughts, params.temperature) == ([""], 1000, 1.0)
+        assert params.max_new_tokens > 18
         texts = [text for _, text in circle.rows(750, 77)] + [circle.rows(1, 78)[0][1]] * 250
         return [[Thought(i // 250, 1 / 4, 0.0, text, ()) for i, text in enumerate(texts)]]
 
@@ -653,7 +688,7 @@ def test_the_line_of_a_creative_task():
 class Recovered(Inventive):
     """Every thought follows a chain's likeliest transitions."""
 
-    def think_batch(self, prompts, num_thoughts, max_new_tokens, temperature, creativity, seed):
+    def think_batch(self, prompts, params):
         return [[Thought(k, 1 / 4, 0.0, greedy(k, prompt), ()) for k in range(4)] for prompt in prompts]
 
 
@@ -667,7 +702,7 @@ def test_the_line_of_a_task_whose_prompts_recur():
 
 def test_answers_and_ceiling_are_means_over_prompts():
     class Solver(Recovered):
-        def think_batch(self, prompts, num_thoughts, *settings, **more):
+        def think_batch(self, prompts, params):
             solved = [(countdown.solutions(prompt) * 4)[:4] for prompt in prompts]
             return [[Thought(k, 1 / 4, 0.0, text, ()) for k, text in enumerate(texts)] for texts in solved]
 
