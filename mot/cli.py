@@ -171,45 +171,44 @@ def cost(argv: list[str] | None = None, prog: str = "mot cost") -> None:
 
 def cloud(argv: list[str] | None = None, prog: str = "mot cloud") -> None:
     """train on Google Cloud: prints the exact commands for a machine (gce) or a job (vertex); --go runs them"""
-    from mot.cloud import plan
+    from importlib import import_module
+
+    from mot import cloud
+    from mot.cloud.plan import run
 
     argv = sys.argv[1:] if argv is None else argv
-    routes = {
-        "gce": (plan.GCE, plan.GceSettings, plan.gce),
-        "vertex": (plan.VERTEX, plan.VertexSettings, plan.vertex),
-    }
-    usage = [f"mot cloud {route} {'|'.join(actions)} [flags]" for route, (actions, _, _) in routes.items()]
-    route, action, *words = [*argv[:2], *[""] * (2 - len(argv)), *argv[2:]]
-    if route in ("", "-h", "--help") or (route in routes and action in ("", "-h", "--help")):
-        print(
-            "usage: " + "\n       ".join([*usage, "... train|submit ... -- FLAGS OF train_mot.py OR train_lora_mot.py"])
-        )
-        print("\nwith an action, --help lists its flags; docs/cloud.md tells the whole story")
+    clouds = {name: import_module(f"mot.cloud.{name}") for name in cloud.CLOUDS}
+    name, action, args = (*argv[:1], "")[0], (*argv[1:2], "")[0], argv[2:]
+    if name in ("", "-h", "--help") or (name in clouds and action in ("", "-h", "--help")):
+        usage = [f"mot cloud {name} {'|'.join(module.ACTIONS)} [flags]" for name, module in clouds.items()]
+        usage.append("... train|submit ... -- FLAGS OF train_mot.py OR train_lora_mot.py")
+        print("usage: " + "\n       ".join(usage))
+        print("\nwith an action, --help lists its flags; docs/cloud.md describes them")
         return
-    if route not in routes:
-        raise ValueError(f"mot cloud {route}: unknown; there is {' and '.join(routes)}")
-    flags, training = (words[: words.index("--")], words[words.index("--") + 1 :]) if "--" in words else (words, [])
-    actions, kind, make = routes[route]
-    if action not in actions:  # before its flags are read
-        raise ValueError(f"mot cloud {route} {action}: unknown; there is {', '.join(actions)}")
-    if (route, action) == ("vertex", "run"):
+    if name not in clouds:
+        raise ValueError(f"mot cloud {name}: unknown; there is {' and '.join(clouds)}")
+    module = clouds[name]
+    if action not in module.ACTIONS:  # before its flags are read
+        raise ValueError(f"mot cloud {name} {action}: unknown; there is {', '.join(module.ACTIONS)}")
+    flags, training = (args[: args.index("--")], args[args.index("--") + 1 :]) if "--" in args else (args, [])
+    if (name, action) == ("vertex", "run"):
         _run_in_container(flags + training)
         return
-    settings = parse(kind, flags, f"{prog} {route} {action}", plan.__doc__.split("\n")[0])
-    made = make(action, settings, training)
+    settings = parse(module.Settings, flags, f"{prog} {name} {action}", module.__doc__.split("\n")[0])
+    plan = module.plan(action, settings, training)
     if settings.go:
-        plan.run(made, settings)
+        run(plan, settings.yes)
     else:
-        print(made.script())
+        print(plan.script())
 
 
-def _run_in_container(words: list[str]) -> None:
+def _run_in_container(args: list[str]) -> None:
     """Vertex AI: train into AIP_CHECKPOINT_DIR, resume from it, and put the finished model into AIP_MODEL_DIR."""
     import os
 
-    from mot.cloud.plan import container_flags
+    from mot.cloud.vertex import container_flags
 
-    flags = container_flags(words, dict(os.environ))
+    flags = container_flags(args, dict(os.environ))
     kind = AdaptSettings if any(flag.startswith("--base_model") for flag in flags) else TrainSettings
     result = _run(parse(kind, flags, "mot cloud vertex run", ""))
     if result and os.environ.get("AIP_MODEL_DIR"):

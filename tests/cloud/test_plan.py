@@ -19,8 +19,10 @@ import yaml
 from fake_gcloud import Misunderstood, install, split_list, understand
 
 from mot import cli
-from mot.cloud import plan
-from mot.cloud.plan import GceSettings, VertexSettings, container_flags, cost_so_far, gce, vertex
+from mot.cloud import CLOUDS, gce, vertex
+from mot.cloud.gce import cost_so_far
+from mot.cloud.plan import Plan, Step, run
+from mot.cloud.vertex import container_flags
 from mot.training.costs import prices
 from mot.training.settings import TrainSettings
 
@@ -156,7 +158,7 @@ def test_the_fake_refuses_what_the_real_one_refuses(wrong):
 
 
 def created(**settings) -> dict[str, str]:
-    words = gce("create", GceSettings(**settings), []).steps[0].words
+    words = gce.plan("create", gce.Settings(**settings), []).steps[0].args
     return understand(words[1:])[2]
 
 
@@ -206,11 +208,11 @@ def test_a_start_goes_on_with_the_script_that_is_there(gcloud, tmp_path):
     executable(gcloud.folder / "bin" / "su", 'echo "$2|$4" >> seen; bash -c "$4"')
     executable(gcloud.folder / "bin" / "tmux", 'printf "%s\\n" "tmux" "$@" >> seen')
     home = tmp_path / "home"
-    (home / "me" / plan.FOLDER).mkdir(parents=True)
+    (home / "me" / gce.FOLDER).mkdir(parents=True)
     script = metadata()["startup-script"].replace("/home/", f"{home}/")
     subprocess.run(["bash", "-c", script])
     assert not Path("seen").exists()
-    run = home / "me" / plan.FOLDER / "run.sh"
+    run = home / "me" / gce.FOLDER / "run.sh"
     run.write_text("")
     subprocess.run(["bash", "-c", script], check=True)
     user, *rest = Path("seen").read_text().split("|", 1)
@@ -222,7 +224,7 @@ def test_a_start_goes_on_with_the_script_that_is_there(gcloud, tmp_path):
 def remote(gcloud, tmp_path, monkeypatch):
     """Run a command of `gcloud compute ssh` here: a home with the project's folder, whose python notes its words."""
     home = tmp_path / "machine"
-    folder = home / plan.FOLDER
+    folder = home / gce.FOLDER
     (folder / ".venv" / "bin").mkdir(parents=True)
     (folder / "outputs").mkdir()
     (folder / ".venv" / "bin" / "activate").write_text(f'PATH="{folder}/.venv/bin:$PATH"\n')
@@ -233,10 +235,10 @@ def remote(gcloud, tmp_path, monkeypatch):
     executable(gcloud.folder / "bin" / "sudo", 'echo "$@" > sudo')
 
     def run(words: list[str], code: int = 0) -> Path:
-        step = gce(
-            "train", GceSettings(zone="us-central1-a", poweroff="--poweroff" in words), words[words.index("--") + 1 :]
+        step = gce.plan(
+            "train", gce.Settings(zone="us-central1-a", poweroff="--poweroff" in words), words[words.index("--") + 1 :]
         ).steps[0]
-        command = understand(step.words[1:])[2]["--command"]
+        command = understand(step.args[1:])[2]["--command"]
         environment = os.environ | {"HOME": str(home), "CODE": str(code)}
         subprocess.run(["bash", "-c", command], cwd=home, env=environment, timeout=20)
         return folder
@@ -277,7 +279,7 @@ def test_a_run_that_was_cut_off_stays_to_be_gone_on_with(remote):
 
 
 def test_a_run_that_goes_on_is_not_written_over(remote, tmp_path):
-    folder = tmp_path / "machine" / plan.FOLDER
+    folder = tmp_path / "machine" / gce.FOLDER
     (folder / "busy").touch()
     (folder / "run.sh").write_text("the first run's")
     remote(["--", "--task", "forks"])
@@ -376,8 +378,8 @@ def test_an_argument_with_a_comma_arrives_whole():
         "--lora_targets=q_proj,v_proj",
         "--run_name=a;b",
     ]
-    settings = VertexSettings(project="p", base_output_dir="gs://b/o")
-    words = vertex("submit", settings, training).steps[1].words
+    settings = vertex.Settings(project="p", base_output_dir="gs://b/o")
+    words = vertex.plan("submit", settings, training).steps[1].args
     assert split_list(understand(words[1:])[2]["--args"]) == [*training, "--resume_from", "auto"]
 
 
@@ -535,7 +537,7 @@ def test_train_upload_lose_the_machine_resume_download(bucket, root, tmp_path, t
             ["gce", "create", "--zone", "us-west4-a"],
             "--zone us-west4-a: has no l4 that is known here; there is us-central1-a",
         ),
-        (["gce", "create", "--zone", "mars"], "--zone mars: is no zone"),
+        (["gce", "create", "--zone", "mars"], "--zone mars: is not a zone"),
         (["gce", "create", "--name", "My_VM"], "--name My_VM: must be lower-case"),
         (["gce", "create", "--max_hours", "0"], "--max_hours 0.0: must be > 0"),
         (["gce", "create", "--at_end", "burn"], "--at_end burn: unknown; there is stop, delete"),
