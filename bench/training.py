@@ -31,7 +31,7 @@ from machine import DEVICE, described, synchronise
 from torch.nn import functional as F
 
 from mot.data.load import load_data
-from mot.runtime.signals import Interruption
+from mot.runtime.signals import SignalHandler
 from mot.training.em import MixtureTrainer
 from mot.training.run import new_model
 from mot.training.settings import TrainSettings
@@ -70,7 +70,7 @@ class Timed(MixtureTrainer):
     scores = True
 
     def __init__(self, settings: TrainSettings, data, model, steps: int, directory: str):
-        super().__init__(settings, data, model, steps, directory, None, Interruption())
+        super().__init__(settings, data, model, steps, directory, None, SignalHandler())
         self.seconds, self.args.logging_steps = [], steps
         self.args.eval_strategy = self.args.save_strategy = "no"
 

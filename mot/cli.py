@@ -1,6 +1,6 @@
-"""The console script `mot` and what the guide's doors call. `mot --help` lists the commands.
+"""The console script `mot`, and the functions that the guide's scripts call. `mot --help` lists the commands.
 
-Each command parses first and imports torch after, so that --help and a mistyped flag answer at once.
+Each command parses its flags before it imports torch, so that --help and a mistyped flag answer at once.
 """
 
 import sys
@@ -11,7 +11,7 @@ from mot.data.settings import DATASETS, DownloadSettings
 from mot.evaluation.settings import EvaluateSettings
 from mot.inference.settings import ExportSettings, ThinkSettings
 from mot.runtime.flags import fail, parse
-from mot.runtime.signals import Interruption
+from mot.runtime.signals import SignalHandler
 from mot.serving.settings import ServeSettings
 from mot.training.settings import AdaptSettings, ReportSettings, RunSettings, TrainSettings
 
@@ -25,7 +25,7 @@ def train(argv: list[str] | None = None, prog: str = "mot train") -> None:
 
 
 def adapt(argv: list[str] | None = None, prog: str = "mot adapt") -> None:
-    """give a pretrained model N thoughts by adapters (LoRA); its weights stay as they are"""
+    """give a pretrained model N thoughts by adapters (LoRA), without changing its weights"""
     _run(parse(AdaptSettings, argv, prog, adapt.__doc__))
 
 
@@ -41,7 +41,7 @@ def _run(settings: RunSettings) -> "Result | None":
         return None
     try:
         page = str(report.write(result.output_dir))
-    except OSError as e:  # the model is written: a disk that is full now costs the pictures only
+    except OSError as e:  # the model is written already, so a full disk costs only the report
         page = f"not written: {e.strerror}"
     if result.remote:
         upload(result, ["report"])
@@ -58,7 +58,7 @@ def _run(settings: RunSettings) -> "Result | None":
 
         found = answers.find_answers(MixtureOfThoughts.from_pretrained(result.output_dir), settings.task)
         prompt, thoughts, answers = found.samples[0]
-        what = "a prompt" if settings.task in tasks.RECURRING else "an unseen prompt"
+        what = "a prompt" if tasks.TASKS[settings.task].recurring else "an unseen prompt"
         console.print(f"\n{what}: {prompt}", markup=False)
         console.print(report.side_by_side(thoughts, [f"answers {a}" if a else "not an answer" for a in answers]))
         console.print(found.line(settings.task), soft_wrap=True)
@@ -66,7 +66,7 @@ def _run(settings: RunSettings) -> "Result | None":
 
 
 def think(argv: list[str] | None = None, prog: str = "mot think") -> None:
-    """continue one prompt K different ways, side by side"""
+    """continue one prompt in K different ways, side by side"""
     settings = parse(ThinkSettings, argv, prog, think.__doc__)
     _quiet()
     import dataclasses
@@ -95,7 +95,7 @@ def think(argv: list[str] | None = None, prog: str = "mot think") -> None:
 
 
 def evaluate(argv: list[str] | None = None, prog: str = "mot evaluate") -> None:
-    """judge K thoughts against every sampler, tuned alike: are they different, and good?"""
+    """compare K thoughts with tuned samplers, in diversity and quality"""
     settings = parse(EvaluateSettings, argv, prog, evaluate.__doc__)
     _quiet()
     import shlex
@@ -105,17 +105,17 @@ def evaluate(argv: list[str] | None = None, prog: str = "mot evaluate") -> None:
     from mot.evaluation import evaluate as evaluation
     from mot.evaluation import figures
 
-    words = [prog, *(sys.argv[1:] if argv is None else argv)]
-    result = evaluation.compare(settings, shlex.join(words))
+    args = [prog, *(sys.argv[1:] if argv is None else argv)]
+    result = evaluation.compare(settings, shlex.join(args))
     page = figures.write(result, settings.output())
     Console(highlight=False).print(figures.table(result))
-    print(
-        f"report   {page}\nnumbers  {settings.output()}/{evaluation.RESULT}\ntexts    {settings.output()}/{evaluation.TEXTS}"
-    )
+    print(f"report   {page}")
+    print(f"numbers  {settings.output()}/{evaluation.RESULT}")
+    print(f"texts    {settings.output()}/{evaluation.TEXTS}")
 
 
 def export(argv: list[str] | None = None, prog: str = "mot export") -> None:
-    """merge an adapter into a whole model, or print the command that makes a GGUF of one"""
+    """merge an adapter into a complete model, or print the command that converts one to GGUF"""
     settings = parse(ExportSettings, argv, prog, export.__doc__)
     _quiet()
     from mot.inference.export import gguf_command, merge
@@ -124,11 +124,11 @@ def export(argv: list[str] | None = None, prog: str = "mot export") -> None:
         print(gguf_command(settings.model, settings.outtype, settings.output_dir))
         return
     merge(settings.model, settings.output_dir)
-    print(f"{settings.output_dir}: a whole model; next: mot think --model {settings.output_dir} --prompt '...'")
+    print(f"{settings.output_dir}: a complete model; next: mot think --model {settings.output_dir} --prompt '...'")
 
 
 def serve(argv: list[str] | None = None, prog: str = "mot serve") -> None:
-    """answer over an OpenAI-compatible API, K thoughts to a request, and in a browser"""
+    """serve an OpenAI-compatible API and a web page, with K thoughts per request"""
     settings = parse(ServeSettings, argv, prog, serve.__doc__)
     _quiet()
     from mot.serving.server import serve as run
@@ -137,7 +137,7 @@ def serve(argv: list[str] | None = None, prog: str = "mot serve") -> None:
 
 
 def data(argv: list[str] | None = None, prog: str = "mot data") -> None:
-    """fetch a data set of the guide as plain text: shakespeare, wikitext103 or openwebtext"""
+    """download a data set of the guide as plain text: shakespeare, wikitext103 or openwebtext"""
     settings = parse(DownloadSettings, argv, prog, data.__doc__)
     import os
 
@@ -145,9 +145,8 @@ def data(argv: list[str] | None = None, prog: str = "mot data") -> None:
 
     output = settings.output or f"data/{settings.name}.txt"
     if os.path.exists(output):
-        print(
-            f"{output}: is there already ({os.path.getsize(output) / 1e6:,.1f} MB) and is kept; remove it to fetch it anew"
-        )
+        megabytes = os.path.getsize(output) / 1e6
+        print(f"{output}: is there already ({megabytes:,.1f} MB) and is kept; remove it to download it again")
         return
     url, end = DATASETS[settings.name]
     size = save_dataset(url, output, end, settings.max_megabytes)
@@ -155,7 +154,7 @@ def data(argv: list[str] | None = None, prog: str = "mot data") -> None:
 
 
 def report(argv: list[str] | None = None, prog: str = "mot report") -> None:
-    """draw the report of a run that was interrupted or still goes on"""
+    """write the report of a run that was interrupted or is still running"""
     settings = parse(ReportSettings, argv, prog, report.__doc__)
     from mot.training.report import write
 
@@ -163,14 +162,14 @@ def report(argv: list[str] | None = None, prog: str = "mot report") -> None:
 
 
 def cost(argv: list[str] | None = None, prog: str = "mot cost") -> None:
-    """what a run would take: FLOPs, hours and dollars, for one GPU or as a table of all"""
+    """estimate the FLOPs, hours and dollars of a run, for one GPU or all of them"""
     from mot.training import costs
 
     print("\n".join(costs.report(parse(costs.CostSettings, argv, prog, cost.__doc__))))
 
 
 def cloud(argv: list[str] | None = None, prog: str = "mot cloud") -> None:
-    """train on Google Cloud: prints the exact commands for a machine (gce) or a job (vertex); --go runs them"""
+    """print the exact commands to train on Google Cloud, as a machine (gce) or a job (vertex); --go runs them"""
     from importlib import import_module
 
     from mot import cloud
@@ -246,8 +245,8 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def run(command: Callable[..., None], argv: list[str] | None = None, **where) -> None:
-    """Call a command; a user's mistake (ValueError) is one line and exit code 2, a signal exit code 143 or 130."""
-    with Interruption():  # from here on, while the libraries are still being imported
+    """Call a command. A user's mistake (ValueError) is one line and exit code 2; a signal is exit code 143 or 130."""
+    with SignalHandler():  # already while the libraries are imported
         try:
             command(argv, **where)
         except ValueError as e:

@@ -2,8 +2,8 @@
 
     plan("create", Settings(name="mot", gpu="l4", spot=True), []).script()
 
-The machine trains in tmux from a script, run.sh. Its start-up script starts run.sh again at every boot, and training resumes
-from the newest checkpoint.
+The machine trains in tmux from a script, run.sh. Its start-up script starts run.sh again at every boot, and training
+resumes from the newest checkpoint.
 """
 
 import json
@@ -247,7 +247,7 @@ def _describe(settings: Settings) -> Step:
 
 
 def cost_so_far(described: str, now: datetime | None = None) -> str:
-    """A line with the state of a machine and its cost since the last start. `described`: JSON of gcloud's `describe`."""
+    """A line with a machine's state and its cost since the last start. `described`: JSON of gcloud's `describe`."""
     about = json.loads(described)
     machine, status = about["machineType"].rsplit("/", 1)[-1], about["status"]
     spot = about.get("scheduling", {}).get("provisioningModel") == "SPOT"

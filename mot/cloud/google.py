@@ -34,7 +34,7 @@ def require_gcloud(settings: GoogleSettings) -> None:
 
 
 def project_of(settings: GoogleSettings) -> str:
-    """The project of the flag, of the environment, or of gcloud; "" if none is set. Without --go gcloud is not called."""
+    """The project of the flag, the environment or gcloud; "" if none is set. Without --go gcloud is not called."""
     project = settings.project or os.environ.get("CLOUDSDK_CORE_PROJECT", "")
     if project or not settings.go or shutil.which("gcloud") is None:
         return project

@@ -95,7 +95,8 @@ def run(plan: Plan, yes: bool) -> None:
             left.append(f"{attempt.creates}, remove it with: {shlex.join(attempt.undo)}")
         if code and not step.may_fail:
             raise ValueError(
-                f"{shlex.join(args[:4])}: failed with code {code}, see above; left behind: {'; '.join(left) or 'nothing'}"
+                f"{shlex.join(args[:4])}: failed with code {code}, see above; "
+                f"left behind: {'; '.join(left) or 'nothing'}"
             )
         after = attempt.after or plan.after
     if after:

@@ -30,8 +30,8 @@ class CloudSettings:
 def training_flags(training: list[str], container: bool = False, check: bool = True) -> list[str]:
     """The flags of a training command, with `--resume_from auto` unless they have one.
 
-    check: parse them here, before anything is created. container: files must have addresses, because a container does not
-    see this machine. Raises ValueError with one line.
+    check: parse them here, before anything is created. container: files must have addresses, because a container does
+    not see this machine. Raises ValueError with one line.
     """
     names = [arg.partition("=")[0] for arg in training]
     flags = training + ([] if "--resume_from" in names else ["--resume_from", "auto"])

@@ -42,8 +42,8 @@ class Settings(GoogleSettings):
 def plan(action: str, settings: Settings, training: list[str]) -> Plan:
     """The commands of an action: build the container, submit a job, follow its log.
 
-    `training`: flags of train_mot.py (or, with --base_model, of train_lora_mot.py). Raises ValueError with one line for a
-    missing or wrong setting.
+    `training`: flags of train_mot.py (or, with --base_model, of train_lora_mot.py). Raises ValueError with one line for
+    a missing or wrong setting.
     """
     assert action in ACTIONS
     if training and action != "submit":
@@ -169,7 +169,7 @@ print(job.resource_name)"""
 
 
 def container_flags(training: list[str], environment: dict[str, str]) -> list[str]:
-    """Training flags inside a Vertex container: the output directory is its checkpoint directory, and it always resumes."""
+    """Training flags inside a Vertex container: the output goes to its checkpoint directory, and it always resumes."""
     flags = training_flags(training, container=True, check=False)
     if "--output_dir" not in [flag.partition("=")[0] for flag in flags]:
         directory = environment.get("AIP_CHECKPOINT_DIR", "").rstrip("/")

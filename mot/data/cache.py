@@ -58,10 +58,10 @@ def cached(about: dict, make: Callable[[], str]) -> str:
 def cached_tokens(about: dict, dtype: str, chunks: Callable[[], Iterator[np.ndarray]], rows: bool) -> Tokens:
     """Disk memoisation of the ids that `chunks()` yields, under the key `about`; with `rows`, also their boundaries.
 
-    An entry is a directory: `ids`, for rows `bounds`, and meta.json, which holds `about` and the sha256 of the others. It
-    is built under another name and then renamed. Each call reads the whole entry once to check it: a second or two per
-    gigabyte. If several processes ask for one entry, one of them builds it and the others wait. Raises OSError if the
-    cache cannot be written, and whatever `chunks` raises.
+    An entry is a directory: `ids`, for rows `bounds`, and meta.json, which holds `about` and the sha256 of the others.
+    It is built under another name and then renamed. Each call reads the whole entry once to check it: a second or two
+    per gigabyte. If several processes ask for one entry, one of them builds it and the others wait. Raises OSError if
+    the cache cannot be written, and whatever `chunks` raises.
     """
     names = ["ids", "bounds"] if rows else ["ids"]
     entry = cache_dir() / "tokens" / _key(about)

@@ -113,8 +113,8 @@ class Batches(Sampler[list[int]]):
 
     The order is endless: one permutation of range(rows) after another, each drawn from (seed, epoch). Batch b takes the
     next batch_size * world places of it, and process `rank` the rank-th batch_size of those. So a batch may reach into
-    the next epoch, and all batches have the same size. Yields batches start .. batches - 1 as lists of row numbers. A late
-    `start` costs no time. Memory: 4 bytes per row.
+    the next epoch, and all batches have the same size. Yields batches start .. batches - 1 as lists of row numbers. A
+    late `start` costs no time. Memory: 4 bytes per row.
     """
 
     def __init__(

@@ -46,7 +46,7 @@ def encode_prompts(
 
 
 def encode_rows(tokenizer: PreTrainedTokenizerBase, texts: Iterable[str], where: str) -> Iterator[np.ndarray]:
-    """Ids (int64) of prompts and completions in turn. Prompts are as in `encode_prompts`; completions end in end-of-text."""
+    """Ids (int64) of prompts, as in `encode_prompts`, and of completions, with end-of-text, in turn."""
     first, end = opening(tokenizer), tokenizer.eos_token_id
     for i, ids in enumerate(encode_all(tokenizer, texts, where)):
         if i % 2:

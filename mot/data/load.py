@@ -36,9 +36,9 @@ NO_TEMPLATE = "and the tokenizer has no chat template; give rows with `prompt` a
 class Data:
     """What a run trains on. `notes`: lines for the user, e.g. sizes reached and rows cut.
 
-    `fingerprint` is a sha256 of the kind of the data and of all tokens, trained on and held out. It is the same wherever
-    the files lie, and another if one token or the split differs. Neither `seq_length` nor `general` is part of it.
-    `general` is text of another kind: evaluation shows what training does to it.
+    `fingerprint` is a sha256 of the kind of the data and of all tokens, trained on and held out. It is the same
+    wherever the files lie, and another if one token or the split differs. Neither `seq_length` nor `general` is part of
+    it. `general` is text of another kind: evaluation shows what training does to it.
     """
 
     tokenizer: PreTrainedTokenizerBase
@@ -58,8 +58,8 @@ def load_data(
 ) -> Data:
     """Read, tokenise and split the data that the settings name, or tokenise a task's (training, held-out) rows.
 
-    Without a `tokenizer` the settings choose one. Without `--eval_file` the last tenth of a file is held out, counted in
-    characters or rows. Raises ValueError with one line that names the flag, the line of the file and the remedy.
+    Without a `tokenizer` the settings choose one. Without `--eval_file` the last tenth of a file is held out, counted
+    in characters or rows. Raises ValueError with one line that names the flag, the line of the file and the remedy.
     """
     data = _from_task(settings, *task_rows, tokenizer) if task_rows else _from_files(settings, tokenizer)
     if general_file:
@@ -146,7 +146,7 @@ def _dataset(settings: DataSettings, tokenizer: PreTrainedTokenizerBase, part: T
 
 
 def _check_lengths(data: Windows | Rows, seq_length: int, where: str, before: int, notes: list[str]) -> None:
-    """Raise ValueError if the data do not fit `seq_length`; note how many rows are cut. `before`: rows before the first."""
+    """Raise ValueError if the data do not fit `seq_length`. Note how many rows are cut. before: rows before the first."""
     if isinstance(data, Windows):
         if not len(data):
             raise ValueError(

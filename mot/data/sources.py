@@ -38,8 +38,8 @@ class DataFile:
 def check_file(path: str, flag: str, kind: str) -> DataFile:
     """Fetch, hash and check a file of kind "text" or "rows". Content that was checked before is only hashed.
 
-    If the first row has `messages`, the kind becomes "chat". Raises ValueError naming `flag` for a file that is missing,
-    empty, binary or not UTF-8, and for a row that `read_rows` or `read_chats` rejects.
+    If the first row has `messages`, the kind becomes "chat". Raises ValueError naming `flag` for a file that is
+    missing, empty, binary or not UTF-8, and for a row that `read_rows` or `read_chats` rejects.
     """
     local, where = fetch(path, flag), f"{flag} {path}"
     if not os.path.isfile(local):
@@ -133,7 +133,8 @@ def read_chats(path: str, where: str) -> Iterator[list[dict[str, str]]]:
             )
         if len(messages) < 2 or messages[-1]["role"] != "assistant" or not messages[-1]["content"].strip():
             raise ValueError(
-                f"{where}: line {number} does not end with an answer of the assistant to an earlier turn; fix or remove it"
+                f"{where}: line {number} does not end with an answer of the assistant to an earlier turn; "
+                "fix or remove it"
             )
         if any(LONE_SURROGATE.search(m["content"]) for m in messages):
             raise ValueError(f"{where}: line {number} has half of a surrogate pair; fix or remove it")
@@ -160,18 +161,18 @@ def texts(source: DataFile, start: int, stop: int, every: int = 1) -> Iterator[s
 
 
 # A pre-tokenizer like GPT-2's splits by ` ?letters`, ` ?digits`, ` ?others` or `white space`, and never looks back. So
-# every match that ends in a non-space ends before the next white space, and a new match begins there: a text cut at such
-# a place keeps its ids. GPT-4's kind also joins `.` and a line break, so the first choice is a single space between words,
-# which is safe for both. (Python's \s has four characters more than theirs, hence the list.)
+# every match that ends in a non-space ends before the next white space, and a new match begins there: a text cut at
+# such a place keeps its ids. GPT-4's kind also joins `.` and a line break, so the first choice is a single space
+# between words, which is safe for both. (Python's \s has four characters more than theirs, hence the list.)
 CUTS = [re.compile(r"(?<=\S) (?=\S)"), re.compile(r"(?<=\S)[ \n\r\t]")]
 
 
 def pieces(blocks: Iterable[str], least: int = PIECE, most: int = LONGEST_PIECE) -> Iterator[str]:
     """Blocks of one text, as pieces of `least` .. `most` characters (the last may be shorter).
 
-    The places of the cuts depend on the text alone, not on its blocks. The ids of the pieces, joined, are the ids of the
-    text. This always holds for characters. For byte-level BPE it fails where more than `most` characters follow each
-    other without white space. A tokenizer that marks the beginning of a text (SentencePiece) marks every piece.
+    The places of the cuts depend on the text alone, not on its blocks. The ids of the pieces, joined, are the ids of
+    the text. This always holds for characters. For byte-level BPE it fails where more than `most` characters follow
+    each other without white space. A tokenizer that marks the beginning of a text (SentencePiece) marks every piece.
     """
     text, start = "", 0
     for block in blocks:

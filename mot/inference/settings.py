@@ -25,7 +25,7 @@ class SamplingParams:
     )
     creativity: float = setting(
         1.0,
-        "how thoughts are chosen if K is less than all: 0 takes the most probable, 1 samples by the router, large is uniform",
+        "how K of more thoughts are chosen: 0 takes the most probable, 1 samples by the router, large is uniform",
         group="thinking",
         low=0,
         endless=True,
@@ -37,8 +37,8 @@ class SamplingParams:
         check_ranges(self)
         if (self.num_thoughts or 1) > different_thoughts and self.temperature == 0:
             raise ValueError(
-                f"--num_thoughts {self.num_thoughts}: the model has {different_thoughts} and greedy repeats are copies; "
-                f"give at most {different_thoughts}, or temperature > 0"
+                f"--num_thoughts {self.num_thoughts}: the model has {different_thoughts} "
+                f"and greedy repeats are copies; give at most {different_thoughts}, or temperature > 0"
             )
 
 
@@ -86,7 +86,8 @@ class ExportSettings:
             )
         if self.merge == self.gguf:
             raise ValueError(
-                f"--merge or --gguf: {'both are' if self.merge else 'neither is'} given; give one of them, --merge first"
+                f"--merge or --gguf: {'both are' if self.merge else 'neither is'} given; "
+                "give one of them, --merge first"
             )
         if self.merge and self.output_dir is None:
             raise ValueError("--output_dir: missing; --merge writes a complete model there")

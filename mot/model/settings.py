@@ -92,7 +92,7 @@ class AdapterSettings(MixtureSettings):
     )
     lora_targets: str = setting(
         "auto",
-        "modules that get adapters; auto: the linear layers of attention and MLP; all-linear: all but the output layer; "
+        "modules that get adapters; auto: linear layers of attention and MLP; all-linear: all but the output layer; "
         "or names, separated by commas",
         group="model",
     )
@@ -108,5 +108,6 @@ class AdapterSettings(MixtureSettings):
             raise ValueError(f"--load_in {self.load_in}: unknown; there is {', '.join(QUANTISED)}")
         if not all(name.strip() for name in self.lora_targets.split(",")):
             raise ValueError(
-                f"--lora_targets {self.lora_targets}: has an empty name; give auto, all-linear or names like q_proj,v_proj"
+                f"--lora_targets {self.lora_targets}: has an empty name; "
+                "give auto, all-linear or names like q_proj,v_proj"
             )

@@ -80,7 +80,7 @@ def complete(engine: Tokenizer, num_thoughts: int) -> PreTrainedTokenizerFast:
 
 
 def load_tokenizer(name: str, num_thoughts: int) -> PreTrainedTokenizerBase:
-    """A tokenizer by path or hub id, with padding and thought tokens added. Raises ValueError if it cannot be loaded."""
+    """A tokenizer by path or hub id, with padding and thought tokens. Raises ValueError if it cannot be loaded."""
     try:
         tokenizer = AutoTokenizer.from_pretrained(name)
     except (OSError, ValueError) as e:
@@ -134,7 +134,7 @@ def encode(tokenizer: PreTrainedTokenizerBase, texts: list[str], where: str) -> 
 
 
 def encode_all(tokenizer: PreTrainedTokenizerBase, texts: Iterable[str], where: str) -> Iterator[np.ndarray]:
-    """`encode` for any number of texts: yields the ids (int64) of each in order, and holds a megabyte of text at most."""
+    """`encode` for any number of texts: yields the ids (int64) of each, in order, from batches of about a megabyte."""
     if tokenizer.unk_token == UNKNOWN:
         yield from _look_up(tokenizer, texts, where)
         return
@@ -172,7 +172,7 @@ def _batches(texts: Iterable[str]) -> Iterator[list[str]]:
 
 @contextmanager
 def _all_cores() -> Iterator[None]:
-    """Allow the library's own threads. `mot.cli` forbids them elsewhere, because worker processes forked later would warn."""
+    """Allow the library's own threads. Elsewhere `mot.cli` forbids them, because forked workers would warn."""
     before = os.environ.get("TOKENIZERS_PARALLELISM")
     os.environ["TOKENIZERS_PARALLELISM"] = "true"
     try:

@@ -1,11 +1,11 @@
 """Local paths and remote ones: gs://, hf://, https://, s3:// and every other protocol of fsspec. No torch here.
 
-    fetch("gs://bucket/data.jsonl", "--train_file")      a local copy with the same suffix; a local path is returned as it is
-    mirror = Mirror("gs://bucket/run")                   a remote output directory, known to be writable
-    mirror.upload("/tmp/run/checkpoint-200")             every file first, manifest.json last
-    mirror.checkpoints()                                 ["checkpoint-100", "checkpoint-200"], complete ones, oldest first
-    mirror.prune(2)                                      manifest.json first, then the rest, oldest first
-    download("gs://bucket/run/checkpoint-200", "/tmp")   "/tmp/checkpoint-200", complete or absent
+    fetch("gs://bucket/data.jsonl", "--train_file")      a local copy with the same suffix; a local path is returned as
+    it is mirror = Mirror("gs://bucket/run")                   a remote output directory, known to be writable
+    mirror.upload("/tmp/run/checkpoint-200")             every file first, manifest.json last mirror.checkpoints()
+    ["checkpoint-100", "checkpoint-200"], complete ones, oldest first mirror.prune(2)
+    manifest.json first, then the rest, oldest first download("gs://bucket/run/checkpoint-200", "/tmp")
+    "/tmp/checkpoint-200", complete or absent
 
 A remote checkpoint without manifest.json is not a checkpoint. The manifest is uploaded last and deleted first, so an
 interrupted upload or deletion is never taken for a complete checkpoint. mot/training/checkpoint.py checks the content.
@@ -57,8 +57,8 @@ def step_of(name: str) -> int | None:
 def fetch(path: str, flag: str) -> str:
     """A local path as it is, or the local copy of a remote file, downloaded if the file has changed.
 
-    The copy keeps the name of the remote file, so its suffix stays visible. Raises ValueError naming `flag` for an unknown
-    protocol, a missing package, a missing file, no permission or no network.
+    The copy keeps the name of the remote file, so its suffix stays visible. Raises ValueError naming `flag` for an
+    unknown protocol, a missing package, a missing file, no permission or no network.
     """
     if not is_remote(path):
         return path
@@ -91,8 +91,8 @@ def checkpoints(url: str, flag: str = "--resume_from") -> list[str]:
 def download(url: str, directory: str | Path, flag: str = "--resume_from") -> str:
     """Download the remote checkpoint at `url` into `directory`, under its own name; an existing one is replaced.
 
-    Only the files that its manifest.json names are downloaded. Raises ValueError naming `flag` if there is no manifest, a
-    file is missing, a name leads outside the checkpoint, or it cannot be read. Then no incomplete directory is left.
+    Only the files that its manifest.json names are downloaded. Raises ValueError naming `flag` if there is no manifest,
+    a file is missing, a name leads outside the checkpoint, or it cannot be read. Then no incomplete directory is left.
     """
     url = url.rstrip("/")
     fs, root = filesystem(url, flag)
@@ -139,7 +139,8 @@ class Mirror:
     def upload(self, path: str | Path, name: str | None = None) -> None:
         """Upload a file, or a directory with all of its files, manifest.json last. `name` defaults to its own name.
 
-        Raises ValueError; then an incomplete upload has no manifest.json. To upload a file that grows, give a copy of it.
+        Raises ValueError; then an incomplete upload has no manifest.json. To upload a file that grows, give a copy of
+        it.
         """
         path = Path(path)
         name = name or path.name
@@ -166,7 +167,7 @@ class Mirror:
         return checkpoints(self.url, self.flag)
 
     def prune(self, keep: int) -> list[str]:
-        """Delete all complete checkpoints but the newest `keep` (>= 1), and older incomplete ones. Returns the deleted names."""
+        """Delete all but the newest `keep` (>= 1) complete checkpoints, and older incomplete ones. Returns their names."""
         assert keep >= 1
         with as_user_error(self.flag, self.url):
             found = _find(self._fs, self._root)
@@ -202,7 +203,7 @@ def filesystem(url: str, flag: str):
 
 @contextmanager
 def as_user_error(flag: str, url: str, missing: str = "no such file; check the address") -> Iterator[None]:
-    """Turn an error of a remote file system into a ValueError of one line. `missing`: the message for a missing file."""
+    """Turn errors of a remote file system into a ValueError of one line. missing: the message for a missing file."""
     try:
         yield
     except _errors() as e:

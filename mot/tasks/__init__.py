@@ -5,8 +5,9 @@
     len({task.verify(prompt, text) for text in texts} - {None})   distinct valid answers, for every task alike
     independence_ceiling(task.answers(prompt), 8)                 how many of them 8 independent draws can find
 
-To add a task, write one file that satisfies `Task` and name it in TASKS, with its `Facts`. A task with a parameter is an
-instance whose bound methods the file exports, as in `rows, verify, answers = default.rows, default.verify, default.answers`.
+To add a task, write one file that satisfies `Task` and name it in TASKS, with its `Facts`. A task with a parameter is
+an instance whose bound methods the file exports, as in `rows, verify, answers = default.rows, default.verify,
+default.answers`.
 
 Two tasks have no prompt and too many answers to count. They are scored by `creativity`, against their one training set.
 No torch here, and nothing heavy: a task imports what it needs inside its functions.

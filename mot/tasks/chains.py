@@ -3,11 +3,11 @@
     prompt   "A"                   always
     answer   "CCEHFACEAEFGBGC"     15 transitions of one chain, drawn anew for every row
 
-A thought should recover one chain's transition matrix. `recovered` compares MATRICES with the transitions in the texts of
-each thought; a model without thoughts learns the average of the four. All rows start in the same state: with several,
-thoughts could divide the starting states instead, which explains the texts equally well. From every state a chain reaches
-four of the eight, with probabilities WEIGHTS, by four permutations that never agree. So all rows of its matrix have the same
-entropy, and the true entropy of the mixture is known up to one small term.
+A thought should recover one chain's transition matrix. `recovered` compares MATRICES with the transitions in the texts
+of each thought; a model without thoughts learns the average of the four. All rows start in the same state: with
+several, thoughts could divide the starting states instead, which explains the texts equally well. From every state a
+chain reaches four of the eight, with probabilities WEIGHTS, by four permutations that never agree. So all rows of its
+matrix have the same entropy, and the true entropy of the mixture is known up to one small term.
 """
 
 import math
@@ -58,7 +58,7 @@ def rows(n: int, seed: int) -> list[tuple[str, str]]:
 
 
 def verify(prompt: str, text: str) -> str | None:
-    """The number of the chain that gives these states the highest probability; None if all give 0, or there are not 15."""
+    """The number of the chain under which the 15 states are most probable; None if no chain can produce them."""
     if len(text) != LENGTH or not set(text) <= set(STATES):
         return None
     likelihoods = _likelihoods(prompt + text)
@@ -85,8 +85,8 @@ def nll(prompt: str, text: str) -> float:
 def entropy(n: int = 10_000, seed: int = 0) -> float:
     """True entropy of the mixture in nats per token, end-of-text included: the lower bound of a mixture NLL.
 
-    (15 ENTROPY_RATE + I) / 16. I = log 4 - E[entropy of the posterior over chains] is the information of a row about its
-    chain. The expectation is taken over n drawn rows (n = 10,000: standard error below 1e-4 of the result).
+    (15 ENTROPY_RATE + I) / 16. I = log 4 - E[entropy of the posterior over chains] is the information of a row about
+    its chain. The expectation is taken over n drawn rows (n = 10,000: standard error below 1e-4 of the result).
     """
     information = 0.0
     for prompt, text in rows(n, seed):
@@ -115,8 +115,8 @@ def recovered(found: list[list[list[float]]]) -> list[tuple[int, float]]:
 
     `found[k][s][t]`: probability that thought k goes from state s to t, e.g. the `transition_matrix` of its texts.
     Different chains get different thoughts. The best assignment has the smallest largest error, then the smallest sum.
-    Errors are in 0 .. 1. Raises ValueError for fewer thoughts than chains, or other shapes. For a model without thoughts,
-    give its matrix four times.
+    Errors are in 0 .. 1. Raises ValueError for fewer thoughts than chains, or other shapes. For a model without
+    thoughts, give its matrix four times.
     """
     size = len(STATES)
     if len(found) < CHAINS or any(len(m) != size or any(len(row) != size for row in m) for m in found):

@@ -3,9 +3,9 @@
     prompt   "3,4,7,12=31>"     four numbers of 2 .. 13 in ascending order, a target of 1 .. 100 that is none of them
     answer   "3+4*7"            + - * / and parentheses; need not use every number; arithmetic is exact (fractions)
 
-Spellings that differ only by commuting, regrouping, needless parentheses or moved signs are one answer, such as 7*4+3 and
-(3)+(4*7), or 13-2*(4-9) and 13+2*(9-4). For numbers in general position, two spellings are one answer exactly if they are the
-same rational function of the numbers. No number is 1, because x*1 and x/1 would be different answers.
+Spellings that differ only by commuting, regrouping, needless parentheses or moved signs are one answer, such as 7*4+3
+and (3)+(4*7), or 13-2*(4-9) and 13+2*(9-4). For numbers in general position, two spellings are one answer exactly if
+they are the same rational function of the numbers. No number is 1, because x*1 and x/1 would be different answers.
 """
 
 import ast
@@ -102,7 +102,7 @@ def _problem(prompt: str) -> tuple[list[int], int]:
 
 
 def verify(prompt: str, text: str) -> str | None:
-    """The computation in its one spelling, if the text uses the prompt's numbers, each at most once, and hits the target."""
+    """The computation in its one spelling, if it hits the target with the prompt's numbers, each at most once."""
     numbers, target = _problem(prompt)
     if len(text) > LONGEST or "".join(TOKEN.findall(text)) != text:
         return None
@@ -114,7 +114,7 @@ def verify(prompt: str, text: str) -> str | None:
 
 
 def parse(text: str) -> tuple[int, Node, list[int]]:
-    """(sign, node of the absolute value, numbers used) of an expression of at most LONGEST characters, all of them TOKENs.
+    """(sign, node of the absolute value, numbers used) of an expression of TOKENs, at most LONGEST characters.
 
     Raises SyntaxError for anything but numbers, + - * / and parentheses, and ZeroDivisionError.
     """

@@ -3,8 +3,8 @@
     prompt   "name[Cotto], eatType[coffee shop], priceRange[cheap], near[The Portland Arms]"
     answer   "Near The Portland Arms is Cotto, an inexpensive coffee shop."
 
-Prompts and training rows come from a file (cleaned E2E, Dusek et al. 2019, arXiv 1911.03905), and the number of answers is
-unknown. The verifier reads a text with the patterns and words below. How often it is right on human descriptions:
+Prompts and training rows come from a file (cleaned E2E, Dusek et al. 2019, arXiv 1911.03905), and the number of answers
+is unknown. The verifier reads a text with the patterns and words below. How often it is right on human descriptions:
 
     python -m mot.tasks.e2e ../shared/data/e2e/train.jsonl
 """
@@ -154,12 +154,13 @@ def attributes(prompt: str) -> Slots:
 
 
 def stated(prompt: str, text: str) -> Slots:
-    """What the text states, by slot, in the form of `attributes`; "another" is a venue that the prompt does not have."""
+    """What the text states, by slot, in the form of `attributes`; "another": a venue that the prompt does not have."""
     given = attributes(prompt)
     text = re.sub(r"(?<=\d)[.,](?=\d)", " ", _folded(text).replace("+", " plus ").replace("/", " out of "))
     text = re.sub(r"[.!?;]+", " . ", re.sub(r"[,()]", " , ", text))
     text = re.sub(r"\bnot (?:too |very |so |that )?far\b", "near", _spaced(text, "£.,"))
-    # Venues come first, because they contain words of other slots. Their marks are in capitals, which no pattern matches.
+    # Venues come first, because they contain words of other slots. Their marks are in capitals, which no pattern
+    # matches.
     venues = {mark: sorted(given.get(slot, ())) for mark, slot in (("NEAR", "near"), ("NAME", "name"))}
     for mark, names in venues.items():
         for i, name in enumerate(names):
@@ -307,7 +308,7 @@ def answers(prompt: str) -> None:
 
 
 def main(path: str) -> None:
-    """Print the share of the file's completions that are accepted, and rejected after a change that makes them wrong."""
+    """Print the share of a file's completions that are accepted, and rejected after a change that makes them wrong."""
     with open(path, encoding="utf-8") as file:
         rows = [(row["prompt"], row["completion"]) for row in map(json.loads, file)]
     rng, prompts = random.Random("e2e"), sorted({prompt for prompt, _ in rows})

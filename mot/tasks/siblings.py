@@ -3,10 +3,11 @@
     prompt   ""
     answer   "iwGT4"     child iw, child GT, and 4, the parent of both
 
-"Sibling discovery" of Nagarajan et al. 2025 (arXiv 2504.15266): 5 parents with 500 children each. The parent comes last, so a
-model must choose the parent before it writes the second child. In the paper a child is one token. Here a task has at most
-256 symbols, so a child is two letters of 50. Names are given to parents at random, so a child's family must be learnt.
-Two children in the other order are the same answer: 623,750 answers. The 50,000 training rows (our choice) show 8 % of them.
+"Sibling discovery" of Nagarajan et al. 2025 (arXiv 2504.15266): 5 parents with 500 children each. The parent comes
+last, so a model must choose the parent before it writes the second child. In the paper a child is one token. Here a
+task has at most 256 symbols, so a child is two letters of 50. Names are given to parents at random, so a child's family
+must be learnt. Two children in the other order are the same answer: 623,750 answers. The 50,000 training rows (our
+choice) show 8 % of them.
 """
 
 import math

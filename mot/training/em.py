@@ -35,7 +35,7 @@ from mot.model.build import base_logprobs, evaluating, lay_out, score, thought_l
 from mot.model.tokenizer import thought_ids
 from mot.runtime.files import WRITE_ERRORS, atomic_write_text, disk_is_full
 from mot.runtime.remote import Mirror
-from mot.runtime.signals import Interruption
+from mot.runtime.signals import SignalHandler
 from mot.thoughts import diversity, draw_words, effective_thoughts, responsibilities, router_loss, usage_entropy
 from mot.training.checkpoint import HISTORY, discard, prune, seal
 from mot.training.settings import (
@@ -72,7 +72,7 @@ class MixtureTrainer(Trainer):
         steps: int,
         output_dir: str,
         log: RunLog | None,
-        interruption: Interruption,
+        interruption: SignalHandler,
         start: int = 0,
         facts: dict | None = None,
         mirror: Mirror | None = None,

@@ -26,7 +26,7 @@ from mot.model import adapters
 from mot.model.build import build_model, require_branching
 from mot.runtime.files import CONFIGURATIONS, WRITE_ERRORS, disk_is_full, publish
 from mot.runtime.remote import Mirror, is_remote
-from mot.runtime.signals import Interruption
+from mot.runtime.signals import SignalHandler
 from mot.training import card
 from mot.training.checkpoint import HISTORY, claim, differences, find, require_space
 from mot.training.costs import LIBRARIES, STATE, activations, cost_of_a_row
@@ -61,7 +61,7 @@ def train(settings: RunSettings) -> Result | None:
     Raises ValueError for a user's mistake before anything is written, and when training cannot go on (no memory, no disk,
     no finite loss). SIGTERM and SIGINT end the process with code 143 and 130, after a checkpoint if training had begun.
     """
-    with Interruption() as interruption, tempfile.TemporaryDirectory() as scratch:
+    with SignalHandler() as interruption, tempfile.TemporaryDirectory() as scratch:
         try:
             return _train(settings, interruption, scratch)
         except Exception as e:
@@ -76,7 +76,7 @@ def train(settings: RunSettings) -> Result | None:
             raise ValueError(out_of_memory(settings, e)) from None
 
 
-def _train(settings: RunSettings, interruption: Interruption, scratch: str) -> Result | None:
+def _train(settings: RunSettings, interruption: SignalHandler, scratch: str) -> Result | None:
     settings.validate()
     rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     if settings.fp16 and not torch.cuda.is_available():
@@ -126,7 +126,7 @@ def _train(settings: RunSettings, interruption: Interruption, scratch: str) -> R
     trainer = MixtureTrainer(settings, data, model, steps, output_dir, log, interruption, start, made_by, mirror)
     begin = time.perf_counter()
     try:
-        with interruption.heeded():
+        with interruption.deferred():
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
             if trainer.evaluated_at != steps and not trainer.asked_to_stop():
                 trainer.evaluate()

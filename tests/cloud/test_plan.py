@@ -1,4 +1,4 @@
-"""Google Cloud without Google: every command is understood by a gcloud that knows the real one's flags, and the scripts run."""
+"""Google Cloud without Google: a gcloud that knows the real one's flags understands every command; the scripts run."""
 
 import contextlib
 import hashlib
@@ -19,9 +19,8 @@ import yaml
 from fake_gcloud import Misunderstood, install, split_list, understand
 
 from mot import cli
-from mot.cloud import CLOUDS, gce, vertex
+from mot.cloud import gce, vertex
 from mot.cloud.gce import cost_so_far
-from mot.cloud.plan import Plan, Step, run
 from mot.cloud.vertex import container_flags
 from mot.training.costs import prices
 from mot.training.settings import TrainSettings
@@ -338,7 +337,8 @@ def test_ctrl_c_says_what_may_be_left(gcloud, root):
 def test_status_and_deletion_say_what_it_has_cost(gcloud, capsys):
     now = datetime(2026, 11, 23, 13, 0, tzinfo=UTC)
     assert cost_so_far(DESCRIBED, now) == (
-        f"g2-standard-4: running for 3.0 hours since its last start, about ${3 * prices()['gpus']['l4']['spot']:.2f} so far; disk apart"
+        "g2-standard-4: running for 3.0 hours since its last start, "
+        f"about ${3 * prices()['gpus']['l4']['spot']:.2f} so far; disk apart"
     )
     stopped = json.loads(DESCRIBED) | {"status": "TERMINATED"}
     assert cost_so_far(json.dumps(stopped), now) == "g2-standard-4: stopped; only its disk costs"
@@ -460,7 +460,8 @@ def test_the_container_begins_where_vertex_says_and_resumes():
 # The whole cycle ----------------------------------------------------------------------------------------------------
 
 TINY = shlex.split(
-    "--vocab_size 100 --hidden_size 32 --num_layers 1 --num_thoughts 4 --seq_length 32 --batch_size 8 --max_steps 8 --save_every 2"
+    "--vocab_size 100 --hidden_size 32 --num_layers 1 --num_thoughts 4 --seq_length 32 --batch_size 8 --max_steps 8 "
+    "--save_every 2"
 )
 
 
@@ -477,7 +478,7 @@ def container(root: Path, where: Path, run: str, data: str) -> subprocess.Popen:
 
 
 def test_train_upload_lose_the_machine_resume_download(bucket, root, tmp_path, text_file, monkeypatch):
-    """Against the storage emulator by the real gcsfs: killed behind its second upload, the run ends as one nobody touched."""
+    """With the storage emulator and the real gcsfs: a run killed after its second upload ends like one left alone."""
     import fsspec
 
     files = fsspec.filesystem("gs", token="anon")

@@ -1,4 +1,4 @@
-"""Text to branchable batches: tokenizers give back what they were given, data is split honestly, batches branch at one place."""
+"""From text to batches that branch: tokenizers round-trip, data are split honestly, batches branch at one place."""
 
 import json
 import multiprocessing

@@ -18,7 +18,7 @@ from mot.inference.settings import SamplingParams
 from mot.inference.think import MixtureOfThoughts
 from mot.model.build import base_logprobs, build_model, lay_out, score, thought_logprobs
 from mot.model.tokenizer import build_tokenizer
-from mot.runtime.signals import Interruption
+from mot.runtime.signals import SignalHandler
 from mot.thoughts import diversity, responsibilities
 from mot.training.em import MixtureTrainer
 from mot.training.settings import TrainSettings
@@ -423,7 +423,7 @@ def step_of(
     with torch.no_grad():
         for p in model.parameters():
             p.add_(0.1 * torch.randn(p.shape, generator=torch.Generator().manual_seed(1), dtype=p.dtype))
-    trainer = MixtureTrainer(s, data, model, 10, s.output_dir, None, Interruption())
+    trainer = MixtureTrainer(s, data, model, 10, s.output_dir, None, SignalHandler())
     trainer.create_optimizer()
     trainer.current_gradient_accumulation_steps = math.ceil((rows or batch_size) / batch_size)
     items = [data.train[i] for i in range(rows or batch_size)]

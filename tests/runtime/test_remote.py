@@ -1,4 +1,4 @@
-"""Remote paths against a real bucket emulator through the real gcsfs, and against real http servers. Nothing is mocked."""
+"""Remote paths with a bucket emulator through the real gcsfs, and with real http servers. Nothing is mocked."""
 
 import functools
 import http.server
@@ -214,7 +214,8 @@ def test_a_missing_package_is_named_with_its_extra():
         ("aiohttp", "https://example.org/x", 'pip install "mixture-of-thoughts[remote]"'),
         ("s3fs", "s3://b/x", "Install s3fs"),
     ):
-        code = f"import sys; sys.modules[{name!r}] = None; from mot.runtime.remote import fetch; fetch({url!r}, '--train_file')"
+        code = f"import sys; sys.modules[{name!r}] = None; "
+        code += f"from mot.runtime.remote import fetch; fetch({url!r}, '--train_file')"
         environment = os.environ | {"STORAGE_EMULATOR_HOST": "http://127.0.0.1:9"}
         run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
         last = run.stderr.splitlines()[-1]

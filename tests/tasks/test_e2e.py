@@ -1,4 +1,4 @@
-"""The restaurant benchmark's verifier: what people write is accepted, what contradicts the prompt or leaves something out is not."""
+"""The restaurant benchmark's verifier accepts what people write, and rejects contradictions and omissions."""
 
 import re
 import subprocess

@@ -1,4 +1,4 @@
-"""Tasks with known answers: the generator repeats itself, the verifier is strict, the ceiling is real, the final line is exact."""
+"""Tasks with known answers: generators repeat themselves, verifiers are strict, ceilings are real, lines are exact."""
 
 import math
 import random
@@ -145,7 +145,7 @@ def test_the_verifier_is_strict(prompt, data):
 
 
 def plan_by_trying(text: str, nodes: str, edges: int) -> str | None:
-    """The plan by definition: the order of the edges, the first one first, in which each begins where the last ended."""
+    """The plan by definition: the edges from the first on, each of which begins where the one before ended."""
     pairs = [text[i : i + 2] for i in range(0, len(text), 2)]
     if len(text) != 2 * edges or not all(c in nodes for c in text) or len({p[0] for p in pairs}) != edges:
         return None
@@ -432,7 +432,8 @@ REFUSED = {
     "brackets": "(3+4*7 3+4*7) ()3+4*7 3+()4*7 [3+4*7] )3+4*7( (3+)4*7 () 3+(4*)7 " + "(" * 60 + "3+4*7" + ")" * 60,
     "division by zero": "3+4*7/(3-3) 3/(4-4) 12/(7-4-3) 7/(12-3*4) 7/((12-3*4)*7)",
     "words": "True+4*7 __import__ x 3+4*x None",
-    "other alphabets": "3+4*\u0667 \uff13+4*7 \u00b3+4*7 3+4\u00d77 3+4\u22177 3\uff0b4*7 3\u22124 3+4*\u2466 \u09e9+4*7",
+    "other alphabets": "3+4*\u0667 \uff13+4*7 \u00b3+4*7 3+4\u00d77 3+4\u22177 3\uff0b4*7 3\u22124 3+4*\u2466 "
+    "\u09e9+4*7",
 }
 
 
