@@ -1,4 +1,4 @@
-"""What a text of a gigabyte takes: memory beyond the libraries, seconds to tokenise it, to open it again, to seek.
+"""Memory and time of a text of a gigabyte: beyond the libraries, to tokenise it, to open it again, to seek.
 
     python bench/large_file.py --texts ../shared/data/wikitext2-valid.txt ../shared/data/wikitext2-test.txt
     python bench/large_file.py --texts ../shared/data/e2e/train.jsonl --megabytes 300
@@ -21,7 +21,7 @@ from pathlib import Path
 
 
 def make(texts: list[Path], path: Path, size: int) -> None:
-    """Lines of `texts` in random order, `size` bytes of them, always the same."""
+    """Write `size` bytes of lines of `texts`, in a random but fixed order."""
     paragraphs = [line for text in texts for line in text.read_text(encoding="utf-8").splitlines(keepends=True)]
     draw = random.Random(0)
     with open(path, "w", encoding="utf-8") as file:
@@ -31,7 +31,7 @@ def make(texts: list[Path], path: Path, size: int) -> None:
 
 
 def peak() -> int:
-    """Bytes: the most that was resident since the process began or `clear` was called."""
+    """Peak of the resident memory in bytes, since the process began or since `clear`."""
     status = Path("/proc/self/status").read_text()
     return next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmHWM"))
 
@@ -41,7 +41,7 @@ def clear() -> None:
 
 
 def open_once(path: str, vocab_size: int) -> dict[str, float]:
-    """One opening, in this process."""
+    """Open the file once, in this process."""
     import transformers  # noqa: F401
 
     from mot.data.datasets import Batches

@@ -1,4 +1,4 @@
-"""What a file came to, kept on disk under a hash of everything that it came from.
+"""Results computed from files, kept on disk under a hash of everything that they depend on.
 
     cached({"file": digest, "count": "text"}, count)       a short text: from `cache_dir()/facts`, or from count() now
     cached_tokens(about, "<u2", chunks, rows=False)        token ids: from `cache_dir()/tokens`, or from the chunks now
@@ -61,7 +61,7 @@ def cached_tokens(about: dict, dtype: str, chunks: Callable[[], Iterator[np.ndar
     An entry is a directory: `ids`, for rows `bounds`, and meta.json, which holds `about` and the sha256 of the others.
     It is built under another name and then renamed. Each call reads the whole entry once to check it: a second or two
     per gigabyte. If several processes ask for one entry, one of them builds it and the others wait. Raises OSError if
-    the cache cannot be written, and whatever `chunks` raises.
+    the cache cannot be written, and every error of `chunks`.
     """
     names = ["ids", "bounds"] if rows else ["ids"]
     entry = cache_dir() / "tokens" / _key(about)

@@ -1,4 +1,4 @@
-"""From files or a task's rows to what a run trains on.
+"""From files, or a task's rows, to the data of a run.
 
     data = load_data(settings)                    # reads, trains the tokenizer, tokenises, splits
     loader over data.train, collate data.collate  -> {"window": [B, L]} or {"prompt": [B, P], ...}
@@ -34,7 +34,7 @@ NO_TEMPLATE = "and the tokenizer has no chat template; give rows with `prompt` a
 
 @dataclass
 class Data:
-    """What a run trains on. `notes`: lines for the user, e.g. sizes reached and rows cut.
+    """The data of a run. `notes`: lines for the user, e.g. sizes reached and rows cut.
 
     `fingerprint` is a sha256 of the kind of the data and of all tokens, trained on and held out. It is the same
     wherever the files lie, and another if one token or the split differs. Neither `seq_length` nor `general` is part of
@@ -146,7 +146,7 @@ def _dataset(settings: DataSettings, tokenizer: PreTrainedTokenizerBase, part: T
 
 
 def _check_lengths(data: Windows | Rows, seq_length: int, where: str, before: int, notes: list[str]) -> None:
-    """Raise ValueError if the data do not fit `seq_length`. Note how many rows are cut. before: rows before the first."""
+    """Raise ValueError if the data do not fit `seq_length`. before: rows of the file before the first."""
     if isinstance(data, Windows):
         if not len(data):
             raise ValueError(

@@ -153,7 +153,7 @@ def _blocks(path: str, start: int, stop: int) -> Iterator[str]:
 def texts(source: DataFile, start: int, stop: int, every: int = 1) -> Iterator[str]:
     """Pieces of characters start .. stop - 1 of a text, or prompts and completions of those rows in turn.
 
-    every: yield only the first of every so many pieces, or rows.
+    every: of so many pieces, or rows, yield only the first.
     """
     if source.kind == "text":
         return islice(pieces(_blocks(source.path, start, stop)), 0, None, every)

@@ -167,7 +167,7 @@ class Mirror:
         return checkpoints(self.url, self.flag)
 
     def prune(self, keep: int) -> list[str]:
-        """Delete all but the newest `keep` (>= 1) complete checkpoints, and older incomplete ones. Returns their names."""
+        """Delete all but the newest `keep` (>= 1) complete checkpoints, and older incomplete ones. Returns names."""
         assert keep >= 1
         with as_user_error(self.flag, self.url):
             found = _find(self._fs, self._root)

@@ -18,7 +18,7 @@ EDGES = 9
 
 
 def rows(n: int, seed: int) -> list[tuple[str, str]]:
-    """n pairs ("", edges of a random cycle in random order), the same for the same seed. All plans are equally likely."""
+    """n pairs ("", edges of a random cycle in random order), the same for the same seed; plans are equally likely."""
     rng = random.Random(f"circle {seed}")
     return [("", _draw(rng)) for _ in range(n)]
 
@@ -30,7 +30,7 @@ def _draw(rng: random.Random) -> str:
 
 
 def verify(prompt: str, text: str) -> str | None:
-    """The plan if the text is 9 edges of one cycle over 9 nodes: "0" and the places 1 .. 8 in the order of the cycle."""
+    """The plan ("0" and the places 1 .. 8 in the order of the cycle) if the text is 9 edges of one cycle, else None."""
     if len(text) != 2 * EDGES or not set(text) <= set(NODES):
         return None
     starts, ends = text[::2], text[1::2]
