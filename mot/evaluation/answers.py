@@ -84,7 +84,9 @@ def find_answers(
 
 def _create(mixture: MixtureOfThoughts, task: str, k: int, temperature: float, seed: int) -> Found:
     module, training = tasks.load(task), tasks.training(task, 0)
-    (thoughts,) = mixture.think_batch([""], SamplingParams(k, tasks.TASKS[task].answer_tokens, temperature, creativity=0, seed=seed))
+    (thoughts,) = mixture.think_batch(
+        [""], SamplingParams(k, tasks.TASKS[task].answer_tokens, temperature, creativity=0, seed=seed)
+    )
     texts = [t.text for t in thoughts]
     answers = [module.verify("", text) for text in texts]
     # Side by side, as for any prompt: the first text of every thought, then the second, ...

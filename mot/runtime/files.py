@@ -56,7 +56,7 @@ def sync(path: Path) -> None:
 
 
 def publish(partial: Path, directory: Path) -> None:
-    """Move a finished model's files from `partial` to `directory`, the configuration last: no model opens without it."""
+    """Move a finished model's files from `partial` to `directory`, configuration last: no model opens without it."""
     files = sorted(partial.iterdir(), key=lambda p: p.name in CONFIGURATIONS)
     for path in files:
         sync(path)
