@@ -16,7 +16,7 @@ BUCKET = "gs://bucket"
 
 @contextmanager
 def web_server(root: Path):
-    """An http server of the new folder `root`. `broken`: bytes after which bodies are cut. `status`: the only answer."""
+    """An http server of a folder `root`. `broken`: bytes after which bodies are cut. `status`: the only answer."""
 
     class Handler(http.server.SimpleHTTPRequestHandler):
         def do_GET(self):
