@@ -19,7 +19,7 @@ from transformers import AutoModelForCausalLM
 from mot.inference.settings import SamplingParams
 from mot.inference.think import MixtureOfThoughts
 from mot.model.build import lay_out, score, thought_logprobs
-from mot.thoughts import choose_thoughts, diversity, draw_words, responsibilities, word_index
+from mot.thoughts import choose_thoughts, diversity, draw_sequences, responsibilities, sequence_index
 from mot.training import em as trainer_module
 from mot.training.checkpoint import newest
 
@@ -55,23 +55,23 @@ def word_logp(mixture, prompt: str, word) -> float:
 
 
 def test_an_index_is_the_number_its_digits_write():
-    assert [word_index(word, N) for word in WORDS.tolist()] == list(range(W))
-    assert word_index([1023] * 8, 1024) == 2**80 - 1
+    assert [sequence_index(word, N) for word in WORDS.tolist()] == list(range(W))
+    assert sequence_index([1023] * 8, 1024) == 2**80 - 1
 
 
 def test_drawn_words_are_different_and_uniform_and_of_one_token_they_are_all_in_order():
     g = torch.Generator().manual_seed(0)
     counts = torch.zeros(W)
     for _ in range(3000):
-        drawn = [word_index(word, N) for word in draw_words(N, N, L, g).tolist()]
+        drawn = [sequence_index(word, N) for word in draw_sequences(N, N, L, g).tolist()]
         assert len(set(drawn)) == N
         counts[drawn] += 1
     expected = 3000 * N / W
     assert ((counts - expected) ** 2 / expected).sum() < 55  # chi-square of 26 degrees: above it once in a thousand
-    assert sorted(map(word_index, draw_words(W, N, L, g).tolist(), [N] * W)) == list(range(W))
-    assert draw_words(1024, 1024, 8, g).shape == (1024, 8)
+    assert sorted(map(sequence_index, draw_sequences(W, N, L, g).tolist(), [N] * W)) == list(range(W))
+    assert draw_sequences(1024, 1024, 8, g).shape == (1024, 8)
     before = g.get_state()
-    assert draw_words(5, 5, 1, g).tolist() == [[0], [1], [2], [3], [4]]
+    assert draw_sequences(5, 5, 1, g).tolist() == [[0], [1], [2], [3], [4]]
     assert torch.equal(g.get_state(), before)
 
 
@@ -184,7 +184,9 @@ def test_scoring_with_a_shared_prompt_equals_scoring_every_word_on_its_own(mixtu
 
 @torch.no_grad()
 def test_the_probabilities_of_all_words_sum_to_one_and_those_of_a_first_token_to_its_own(mixture):
-    _, router, of_word = thought_logprobs(mixture.model, rows(mixture, ("the ", "x")), mixture.thoughts, words_ML=WORDS)
+    _, router, of_word = thought_logprobs(
+        mixture.model, rows(mixture, ("the ", "x")), mixture.thoughts, sequences_ML=WORDS
+    )
     assert torch.allclose(of_word.exp().view(N, -1).sum(1), router.softmax(-1)[0], atol=1e-6)
     thoughts = mixture.think("the ", num_thoughts=W, max_new_tokens=1, temperature=0)
     assert sum(t.probability for t in thoughts) == pytest.approx(1, abs=1e-6)
@@ -195,9 +197,9 @@ def test_the_probabilities_of_all_words_sum_to_one_and_those_of_a_first_token_to
 @torch.no_grad()
 def test_the_estimate_of_the_mixture_nll_is_the_formula_and_right_in_expectation(mixture):
     batch, length = rows(mixture, ("the ", "dog")), 3
-    logp, _, of_word = thought_logprobs(mixture.model, batch, mixture.thoughts, words_ML=WORDS)
+    logp, _, of_word = thought_logprobs(mixture.model, batch, mixture.thoughts, sequences_ML=WORDS)
     joint = (of_word + logp.sum(-1))[0].double().exp()  # p(word | x) p(y | x, word) of all W
-    asked = [word_index(word, N) for word in draw_words(N, N, L, torch.Generator().manual_seed(0)).tolist()]
+    asked = [sequence_index(word, N) for word in draw_sequences(N, N, L, torch.Generator().manual_seed(0)).tolist()]
     scores = score(mixture.model, batch, mixture.thoughts, mixture.tokenizer.pad_token_id, L)
     nll = mixture.nll("the ", "dog")
     assert nll["mixture"] == pytest.approx(-math.log(W / N * joint[asked].sum()) / length, abs=1e-5)
@@ -206,7 +208,7 @@ def test_the_estimate_of_the_mixture_nll_is_the_formula_and_right_in_expectation
     assert asked[scores["winner"]] == max(asked, key=lambda i: logp[0, i].sum())
     g = torch.Generator().manual_seed(1)
     estimates = torch.stack(
-        [W / N * joint[[word_index(w, N) for w in draw_words(N, N, L, g).tolist()]].sum() for _ in range(4000)]
+        [W / N * joint[[sequence_index(w, N) for w in draw_sequences(N, N, L, g).tolist()]].sum() for _ in range(4000)]
     )
     error = estimates.std() / len(estimates) ** 0.5
     assert abs(estimates.mean() - joint.sum()) < 4 * error
@@ -286,7 +288,7 @@ def test_thinking_without_creativity_takes_the_most_probable_words(mixture):
 def drawn(monkeypatch) -> list[torch.Tensor]:
     """The words that every E-step draws."""
     kept = []
-    monkeypatch.setattr(trainer_module, "draw_words", lambda *how: kept.append(draw_words(*how)) or kept[-1])
+    monkeypatch.setattr(trainer_module, "draw_sequences", lambda *how: kept.append(draw_sequences(*how)) or kept[-1])
     return kept
 
 
