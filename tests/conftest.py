@@ -84,9 +84,72 @@ def text_run(text_file, tmp_path_factory) -> Path:
     return trained(output, train_file=str(text_file), vocab_size=100, seq_length=32, batch_size=8, save_every=2)
 
 
+@pytest.fixture(scope="session")
+def adapter_rows(tmp_path_factory) -> Path:
+    """40 rows to adapt a pretrained model to."""
+    from adapted import write_rows
+
+    return write_rows(tmp_path_factory.mktemp("rows") / "rows.jsonl")
+
+
+@pytest.fixture(scope="session")
+def made(tmp_path_factory, adapter_rows):
+    """made(architecture) -> (base, adapter, merged) directories of a tiny pretrained model, made once."""
+    from adapted import adapt_and_merge
+
+    done = {}
+
+    def of(architecture: str) -> tuple[Path, Path, Path]:
+        if architecture not in done:
+            done[architecture] = adapt_and_merge(architecture, adapter_rows, tmp_path_factory.mktemp(architecture))
+        return done[architecture]
+
+    return of
+
+
+@pytest.fixture
+def in_tmp_path(tmp_path, monkeypatch) -> Path:
+    """The working directory is an empty folder, so a test sees whatever a command writes."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def contents(folder: Path) -> dict[str, bytes | None]:
+    """Every file of a folder and its bytes."""
+    return {str(p.relative_to(folder)): p.read_bytes() if p.is_file() else None for p in sorted(folder.rglob("*"))}
+
+
+@pytest.fixture
+def refused(capsys):
+    """refused(command, argv, *names) -> the error line of a command that must reject its input.
+
+    Checks exit code 2, one line on stderr that holds every name, an empty stdout and an unchanged working directory.
+    With `alone=False` the command may have printed and written before it failed.
+    """
+    from mot import cli
+
+    def run(command, argv, *names: str, alone: bool = True) -> str:
+        before = contents(Path.cwd()) if alone else None
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as stop:
+            cli.run(command, [str(arg) for arg in argv])
+        out, err = capsys.readouterr()
+        assert stop.value.code == 2, err
+        (line,) = [line for line in err.splitlines(keepends=True) if line.startswith("error: ")]
+        assert line.endswith("\n")
+        for name in names:
+            assert str(name) in line, err
+        if alone:
+            assert (out, err) == ("", line)
+            assert contents(Path.cwd()) == before
+        return line.removesuffix("\n")
+
+    return run
+
+
 @pytest.fixture(scope="module")
 def emulator():
-    """A bucket server in this process; `arrived` lists what it was told to write and delete, in order."""
+    """A bucket server in this process; `arrived` lists the names it wrote (+) and deleted (-), in order."""
     import fsspec
     from gcp_storage_emulator.server import create_server
 

@@ -1,7 +1,9 @@
-"""Training runs in processes of their own, which can be stopped in the middle of a named phase. Used by test_survival.py.
+"""Training runs in processes of their own, which can be stopped in the middle of a named phase. Used by laws 7 and 10
+and tests/training/test_survival.py.
 
     run = start(["--train_file", ...], pause="evaluation", at=8)   # the child says when it is there and waits a moment
     run.wait_for_phase(); run.kill(signal.SIGTERM); run.exitcode()
+    complete(short_run(text_file) + ["--output_dir", ...])         # 12 steps to the end
 
 The children come from a fork server that has imported everything once, so a run starts in a fraction of a second. A pause is
 a real phase of a real run that is entered slowly; nothing else in it is changed.
@@ -11,13 +13,22 @@ import hashlib
 import json
 import multiprocessing
 import os
+import socket
 import sys
+import tempfile
 import time
 from pathlib import Path
 
 PHASES = ("tokenising", "first step", "training", "accumulation", "evaluation", "saving", "upload")
 PAUSE = 0.7  # seconds
-ENVIRONMENT = ("STORAGE_EMULATOR_HOST", "FSSPEC_GS_TOKEN", "MOT_CACHE", "HF_HUB_OFFLINE")
+BUCKET = ("STORAGE_EMULATOR_HOST", "FSSPEC_GS", "GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT")
+ENVIRONMENT = (*BUCKET, "MOT_CACHE", "HF_HUB_OFFLINE")
+LOGS = tempfile.TemporaryDirectory(prefix="mot-runs-")
+
+STEPS = 12
+# 2,000 characters make 56 windows of 32: an epoch is 7 batches of 8, or 3.5 updates of two.
+SHAPE = "--vocab_size 100 --hidden_size 32 --num_layers 1 --num_thoughts 4 --seq_length 32 --batch_size 8"
+OFTEN = f"--max_steps {STEPS} --dropout 0.1 --eval_rows 8 --eval_every 4 --save_every 4 --save_total_limit 99"
 
 _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(
@@ -29,9 +40,12 @@ class Run:
     """A training process that was started. `phase` is readable once it has come where it was to pause."""
 
     def __init__(self, argv: list[str], pause: str | None, at: int, drop_rng: bool, world: tuple[int, int, int]):
-        self.log = Path(os.environ["SURVIVE_LOGS"]) / f"{time.monotonic_ns()}.log"
+        self.log = Path(LOGS.name) / f"{time.monotonic_ns()}.log"
         self.phase, theirs = _context.Pipe(duplex=False)
-        where = {name: os.environ.get(name, "") for name in ENVIRONMENT}, os.getcwd()  # not the fork server's
+        where = (
+            {name: os.environ[name] for name in ENVIRONMENT if name in os.environ},
+            os.getcwd(),
+        )  # not the fork server's
         self.process = _context.Process(
             target=_child, args=(argv, pause, at, drop_rng, world, theirs, str(self.log), where)
         )
@@ -67,6 +81,49 @@ def complete(argv: list[str]) -> None:
     """Train to the end."""
     run = start(argv)
     assert run.exitcode() == 0, run.log.read_text()
+
+
+def two_processes(argv: list, **how) -> list[Run]:
+    """The same training command in two processes that share the work."""
+    port = free_port()
+    return [start(argv, world=(rank, 2, port), **how) for rank in (0, 1)]
+
+
+def stop_in(phase: str, at: int, signum: int, argv: list, second: bool = False) -> tuple[int, float]:
+    """Send a signal while a run is in the phase; (exit code, seconds from the last signal to the end)."""
+    run = start(argv, pause=phase, at=at)
+    run.wait_for_phase()
+    time.sleep(0.05)
+    begin = time.monotonic()
+    run.kill(signum)
+    if second:
+        time.sleep(0.05)
+        begin = time.monotonic()
+        run.kill(signum)
+    return run.exitcode(), time.monotonic() - begin
+
+
+def short_run(text_file: Path, accumulate: int = 2) -> list[str]:
+    """Flags of a run of 12 steps with dropout. Its losses compare thoughts from step 8 on."""
+    return [
+        *SHAPE.split(),
+        *OFTEN.split(),
+        "--train_file",
+        str(text_file),
+        "--gradient_accumulation_steps",
+        str(accumulate),
+    ]
+
+
+def free_port() -> int:
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+def last_state(run: Path) -> str:
+    """The digest of the last checkpoint of a short run."""
+    return state_digest(run / f"checkpoint-{STEPS}")
 
 
 def state_digest(checkpoint: Path) -> str:

@@ -21,33 +21,7 @@ from mot.training.settings import TrainSettings
 SMALL = shlex.split("--hidden_size 32 --num_layers 1 --num_thoughts 4 --vocab_size 100 --seq_length 32 --max_steps 2")
 
 
-@pytest.fixture(autouse=True)
-def in_tmp_path(tmp_path, monkeypatch):
-    """Each test works in an empty folder of its own, so that whatever a command writes is seen."""
-    monkeypatch.chdir(tmp_path)
-
-
-@pytest.fixture
-def refused(capsys):
-    """Run a command that must refuse its input; check how it does; return its one line."""
-
-    def run(command, argv, *names: str) -> str:
-        before = contents(Path.cwd())
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as stop:
-            cli.run(command, [str(word) for word in argv])
-        out, err = capsys.readouterr()
-        assert stop.value.code == 2
-        assert out == ""
-        assert err.startswith("error: ")
-        assert err.endswith("\n")
-        assert err.count("\n") == 1, err
-        for name in names:
-            assert str(name) in err
-        assert contents(Path.cwd()) == before
-        return err
-
-    return run
+pytestmark = pytest.mark.usefixtures("in_tmp_path")
 
 
 @pytest.fixture
@@ -66,10 +40,6 @@ def think_refused(refused):
         return refused(cli.think, argv, *names)
 
     return run
-
-
-def contents(folder: Path) -> dict[str, bytes | None]:
-    return {str(p.relative_to(folder)): p.read_bytes() if p.is_file() else None for p in sorted(folder.rglob("*"))}
 
 
 def write(name: str, content: str | bytes) -> str:
