@@ -1,8 +1,10 @@
 #!/usr/bin/env python3
 """A gcloud that does nothing but understand: unknown command, flag or value is exit code 2, as with the real one.
 
-What it understands is tests/gcloud_flags.json, taken from the real command reference. Each call is a line of $FAKE_GCLOUD/calls;
-$FAKE_GCLOUD/answers.json may hold [{"if": "text of a call", "code": 1, "stdout": "", "stderr": "", "sleep": 0}, ...], used one after another.
+What it understands is tests/gcloud_flags.json, taken from the real command reference. Each call is a line of
+$FAKE_GCLOUD/calls. $FAKE_GCLOUD/answers.json may hold answers, each used once, in order:
+
+    [{"if": "text of a call", "code": 1, "stdout": "", "stderr": "", "sleep": 0}, ...]
 """
 
 import json
@@ -103,7 +105,7 @@ def split_list(value: str) -> list[str]:
 
 
 def install(folder: Path, here: Path, monkeypatch) -> None:
-    """Put this gcloud first on PATH, its notes into `folder`, and make `here` a git repository and the working directory."""
+    """Put this gcloud first on PATH with its notes in `folder`. `here` becomes a git repository and the working directory."""
     (folder / "bin").mkdir(parents=True)
     (folder / "bin" / "gcloud").symlink_to(Path(__file__).resolve())
     (folder / "bin" / "python3").symlink_to(sys.executable)

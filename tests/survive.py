@@ -1,12 +1,11 @@
-"""Training runs in processes of their own, which can be stopped in the middle of a named phase. Used by laws 7 and 10
-and tests/training/test_survival.py.
+"""Training runs in processes of their own, which a test can stop in the middle of a named phase.
 
-    run = start(["--train_file", ...], pause="evaluation", at=8)   # the child says when it is there and waits a moment
+    run = start(["--train_file", ...], pause="evaluation", at=8)   # the child reports that it is there and waits a moment
     run.wait_for_phase(); run.kill(signal.SIGTERM); run.exitcode()
     complete(short_run(text_file) + ["--output_dir", ...])         # 12 steps to the end
 
-The children come from a fork server that has imported everything once, so a run starts in a fraction of a second. A pause is
-a real phase of a real run that is entered slowly; nothing else in it is changed.
+The children come from a fork server that has imported everything once, so a run starts in a fraction of a second.
+A pause delays the entry into a real phase of a real run and changes nothing else in it.
 """
 
 import hashlib
@@ -37,7 +36,7 @@ _context.set_forkserver_preload(
 
 
 class Run:
-    """A training process that was started. `phase` is readable once it has come where it was to pause."""
+    """A training process. `phase` is readable once the process has reached the phase in which it pauses."""
 
     def __init__(self, argv: list[str], pause: str | None, at: int, drop_rng: bool, world: tuple[int, int, int]):
         self.log = Path(LOGS.name) / f"{time.monotonic_ns()}.log"
@@ -60,7 +59,7 @@ class Run:
         os.kill(self.process.pid, signum)
 
     def exitcode(self, within: float = 120) -> int:
-        """Of a process killed by signal s: -s."""
+        """The exit code; -s after signal s killed the process."""
         self.process.join(within)
         assert self.process.exitcode is not None, f"still running after {within} s: {self.log.read_text()}"
         return self.process.exitcode

@@ -1,6 +1,6 @@
-"""Bad input gets one clear line that names the flag and the value, exit code 2, and nothing is written.
+"""Bad input gives one line that names the flag and the value, exit code 2, and nothing is written.
 
-Every case goes through the real parser and the real command, with a good run's other flags around the bad one.
+Every case goes through the real parser and the real command. The other flags are those of a good run.
 """
 
 import contextlib
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.usefixtures("in_tmp_path")
 
 @pytest.fixture
 def train_refused(refused):
-    """`refused` for a training run with small settings into `run`; the argument words come last and win."""
+    """`refused` for a training run with small settings into `run`. `argv` comes last, so it wins."""
 
     def run(argv, *names: str) -> str:
         return refused(cli.train, [*SMALL, "--output_dir", "run", *argv], *names)
@@ -98,7 +98,7 @@ def test_held_out_tenth_shorter_than_seq_length(train_refused, text_file):
 def test_more_characters_than_vocab_size(train_refused, text_file):
     distinct = len(set(text_file.read_text()))
     line = train_refused(["--train_file", text_file, "--vocab_size", 5], "--vocab_size 5", f"{distinct} distinct")
-    assert f"--vocab_size {distinct}" in line.removeprefix("error: --vocab_size 5")  # the way out
+    assert f"--vocab_size {distinct}" in line.removeprefix("error: --vocab_size 5")  # what to give instead
 
 
 def test_unknown_tokenizer(train_refused, text_file):
@@ -224,8 +224,8 @@ def test_fp16_without_a_gpu(train_refused, text_file):
 )
 @pytest.mark.parametrize("joint", [" ", "="])
 def test_unknown_flags_and_abbreviations_are_refused_with_a_suggestion(train_refused, text_file, flag, meant, joint):
-    words = f"{flag}{joint}4".split()
-    line = train_refused(["--train_file", text_file, *words], f"unknown flag {flag}")
+    given = f"{flag}{joint}4".split()
+    line = train_refused(["--train_file", text_file, *given], f"unknown flag {flag}")
     assert f"did you mean {meant}?" in line
 
 
@@ -233,7 +233,7 @@ def test_unknown_flag_that_resembles_none(train_refused, text_file):
     assert "did you mean" not in train_refused(["--train_file", text_file, "--zzz"], "unknown flag --zzz", "--help")
 
 
-def test_word_that_belongs_to_no_flag(train_refused, text_file):
+def test_argument_that_belongs_to_no_flag(train_refused, text_file):
     train_refused(["--train_file", text_file, "stray"], "stray", "--help")
 
 
@@ -277,7 +277,7 @@ def old_run(text_run) -> Path:
         ("--output_dir a_file", ["--output_dir a_file"]),
         ("--output_dir a_file/run", ["--output_dir a_file/run"]),
         (f"--output_dir {'x' * 300}", [f"--output_dir {'x' * 300}"]),
-        # the old run is kept when the new one is refused
+        # the old run is kept when the new one is rejected
         ("--output_dir old --overwrite --train_file nowhere.txt", ["--train_file nowhere.txt"]),
         ("--output_dir old --overwrite --vocab_size 5", ["--vocab_size 5"]),
         ("--output_dir old --overwrite --seq_length 512", ["--seq_length 512"]),
@@ -301,23 +301,23 @@ def test_overwrite_removes_the_old_run_for_a_new_one(text_file, old_run):
 
 def test_overwrite_spares_the_text_it_trains_on(text_file, old_run):
     mine = Path(shutil.copy(text_file, old_run))
-    with contextlib.suppress(SystemExit):  # whether it refuses or trains
+    with contextlib.suppress(SystemExit):  # it may reject the flags or train
         cli.run(cli.train, [*SMALL, "--train_file", str(mine), "--output_dir", str(old_run), "--overwrite"])
     assert mine.is_file()
     assert mine.read_text() == text_file.read_text()
 
 
-# Going on -----------------------------------------------------------------------------------------------------------
+# Resuming -----------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def resume_refused(train_refused, text_file, old_run):
-    """`refused` for going on with the run in `old` from its checkpoint-2, whose parts a test may spoil first."""
+    """`refused` for resuming the run in `old` from its checkpoint-2, which a test may damage first."""
 
     def run(argv, *names: str) -> str:
-        its_own = ["--train_file", text_file, "--batch_size", 8, "--max_steps", 4, "--save_every", 2]
-        words = [*its_own, "--output_dir", "old", "--resume_from", "old/checkpoint-2", *argv]
-        return train_refused(words, *names)
+        unchanged = ["--train_file", text_file, "--batch_size", 8, "--max_steps", 4, "--save_every", 2]
+        resume = ["--output_dir", "old", "--resume_from", "old/checkpoint-2"]
+        return train_refused([*unchanged, *resume, *argv], *names)
 
     return run
 
@@ -327,13 +327,13 @@ def truncate(path: Path) -> None:
 
 
 PARTS = ["optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json"]
-SPOILT = [(Path.unlink, part, "missing") for part in PARTS]
-SPOILT += [(truncate, part, part) for part in ("model.safetensors", "optimizer.pt", "trainer_state.json")]
+DAMAGED = [(Path.unlink, part, "missing") for part in PARTS]
+DAMAGED += [(truncate, part, part) for part in ("model.safetensors", "optimizer.pt", "trainer_state.json")]
 
 
-@pytest.mark.parametrize(("spoil", "part", "way"), SPOILT)
-def test_resume_from_a_spoilt_checkpoint(resume_refused, spoil, part, way):
-    spoil(Path("old/checkpoint-2", part))
+@pytest.mark.parametrize(("damage", "part", "way"), DAMAGED)
+def test_resume_from_a_damaged_checkpoint(resume_refused, damage, part, way):
+    damage(Path("old/checkpoint-2", part))
     resume_refused([], "--resume_from old/checkpoint-2", part, way)
 
 
@@ -346,7 +346,7 @@ def test_resume_from_a_spoilt_checkpoint(resume_refused, spoil, part, way):
         ("--hidden_size 64", ["--resume_from old/checkpoint-2"]),
         ("--num_layers 2", ["--resume_from old/checkpoint-2"]),
         ("--num_thoughts 8", ["--resume_from old/checkpoint-2"]),
-        ("--output_dir other", ["--output_dir other"]),  # another run, not to be written over
+        ("--output_dir other", ["--output_dir other"]),  # another run, which must not be overwritten
     ],
 )
 def test_resume_with_what_does_not_fit(resume_refused, old_run, flags, names):
@@ -449,9 +449,9 @@ def test_think_with_a_bad_number_or_flag(think_refused, text_run, flags, names):
 
 
 @pytest.mark.parametrize("part", ["model.safetensors", "config.json", "tokenizer.json"])
-@pytest.mark.parametrize("spoil", [truncate, Path.unlink], ids=["truncated", "missing"])
-def test_think_with_a_half_written_model(think_refused, old_run, part, spoil):
-    spoil(old_run / part)
+@pytest.mark.parametrize("damage", [truncate, Path.unlink], ids=["truncated", "missing"])
+def test_think_with_a_half_written_model(think_refused, old_run, part, damage):
+    damage(old_run / part)
     think_refused(["--model", "old", "--prompt", "the king"], "--model old")
 
 

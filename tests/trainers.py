@@ -33,8 +33,8 @@ def step_of(
 ):
     """(trainer, micro-batches) of optimizer step `step` of 10, on real files, in double precision.
 
-    The weights are far from initialisation. `rows` (default: one batch) are split into batches of `batch_size`. Step 9 is
-    late in the run, so every loss is on.
+    The weights are far from initialisation. `rows` (default: one batch) are split into batches of `batch_size`.
+    Step 9 is late in the run, so every loss is on.
     """
     path.mkdir(parents=True, exist_ok=True)
     if source == "text":
@@ -77,7 +77,7 @@ def scored_tokens(trainer: MixtureTrainer, source: str) -> float:
 
 
 def sharpen(trainer: MixtureTrainer) -> None:
-    """Make thoughts differ more about y. The rows of the thought tokens stay, so the router stays as the E-step saw it."""
+    """Make thoughts differ more about y. The rows of the thought tokens stay, and with them the router."""
     others = [t for t in range(trainer.model.config.vocab_size) if t not in trainer.thoughts]
     trainer.model.lm_head.weight.data[others] *= 12
 

@@ -1,4 +1,4 @@
-"""Law 4. oracle NLL <= mixture NLL <= every thought's NLL + log N, and N = 1 is a plain LM in loss, gradient and samples."""
+"""Law 4. oracle NLL <= mixture NLL <= every thought's NLL + log N; N = 1 is a plain LM in loss, gradient, samples."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""Law 5. Sinkhorn's rows sum to 1, its columns to B/N, and permuting thoughts permutes everything and changes nothing else."""
+"""Law 5. Sinkhorn's rows sum to 1, columns to B/N; permuting thoughts permutes everything and changes nothing else."""
 
 import torch
 from drawing import draw, seeds

@@ -1,4 +1,4 @@
-"""Law 7. A run that is stopped and resumed ends in the same state as one that was never stopped, bit for bit (CPU fp32).
+"""Law 7. A run that is stopped and resumed ends in the state of one never stopped, bit for bit (CPU, fp32).
 
 The state is parameters, optimizer, schedule and random states, compared by sha256. tests/training/test_survival.py has
 every way of stopping a run; test_10_processes.py has two processes.
@@ -18,7 +18,7 @@ from mot.thoughts import draw_sequences
 from mot.training import em
 from mot.training.checkpoint import newest
 
-# A step draws from its seed and number alone ---------------------------------------------------------------------------
+# A step draws from its seed and number alone ------------------------------------------------------------------------
 
 
 def test_a_steps_randomness_comes_from_its_seed_and_number_alone(tmp_path):
@@ -48,7 +48,7 @@ def test_the_sequences_of_a_step_come_from_its_seed_and_number_alone(tmp_path, m
     assert sequences("seed", step=3, seed=43) != once
 
 
-# A run ------------------------------------------------------------------------------------------------------------------
+# A run --------------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")

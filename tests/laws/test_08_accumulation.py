@@ -1,4 +1,4 @@
-"""Law 8. One batch of 32 = two of 16 = four of 8 = a ragged split, in loss and gradient, with every auxiliary loss on."""
+"""Law 8. One batch of 32 = two of 16 = four of 8 = a ragged split, in loss and gradient, every auxiliary loss on."""
 
 import pytest
 import torch

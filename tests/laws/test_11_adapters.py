@@ -1,7 +1,7 @@
 """Law 11. Step 0 of an adaptation has the base's logits; trained = saved = reloaded = merged; only adapters learn.
 
-For seven architectures, from tiny random models: what holds for random weights holds for all. Law 2 is checked again here,
-because every architecture brings a cache of its own. Laws 7 and 10 of adapters are in their files.
+For seven architectures, as tiny random models: what holds for random weights holds for all. Law 2 is checked again
+here, because every architecture brings a cache of its own. Laws 7 and 10 of adapters are in their files.
 """
 
 import re
@@ -77,7 +77,7 @@ def test_what_was_evaluated_in_training_is_what_is_loaded(architecture, made, ad
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 @torch.no_grad()
 def test_thoughts_share_a_prompt_longer_than_the_window(architecture, made):
-    """Law 2 for every kind of cache: one prefill and N branches = N full computations, padded too, in scores and texts."""
+    """Law 2 for every kind of cache: one prefill and N branches = N full computations, padded, in scores and texts."""
     mixture = MixtureOfThoughts.from_pretrained(str(made(architecture)[1]))
     pairs = [(PROMPT, COMPLETION), (PROMPT + " and n = 8", " is what it was"), ("the", COMPLETION)]
     batch = collate_rows(

@@ -1,7 +1,7 @@
-"""What a run writes is what it wrote before the code was folded into folders (commit dca3962): names of files, keys, defaults.
+"""A run writes the files, keys and defaults that it wrote before the code moved into folders (commit dca3962).
 
-written.json was made by that commit. A difference here means that somebody's scripts, reports or resumed runs may break:
-change the file on purpose or not at all.
+That commit made written.json. A difference may break scripts, reports or resumed runs of users, so change written.json
+on purpose or not at all.
 """
 
 import json
@@ -22,11 +22,12 @@ def keys_of(file: Path) -> list[str]:
 
 
 def describe(run: Path, checkpoint: str) -> dict:
-    """Names, keys and settings of a run, without numbers, digests and paths."""
+    """Names, keys and settings of a run, without measurements, digests and paths."""
     ours = [f for f in ("mot.json", "metrics.jsonl", "samples.jsonl") if (run / f).is_file()]
     ours += [f"{checkpoint}/{name}" for name in ("manifest.json", "watch.json")]
     config = json.loads((run / "config.json").read_text())["mot"] if (run / "config.json").is_file() else None
     named = json.loads((run / "run.json").read_text())
+    paths = ("train_file", "output_dir", "base_model")
     manifest = json.loads((run / checkpoint / "manifest.json").read_text())
     generation = json.loads((run / "generation_config.json").read_text())
     return {
@@ -34,9 +35,7 @@ def describe(run: Path, checkpoint: str) -> dict:
         "keys": {name: keys_of(run / name) for name in ours},
         "config.json: mot": config,
         "generation_config.json: suppress_tokens": generation["suppress_tokens"],
-        "run.json": {
-            key: value for key, value in named.items() if key not in ("train_file", "output_dir", "base_model")
-        },
+        "run.json": {key: value for key, value in named.items() if key not in paths},
         "manifest.json: facts": sorted(manifest["facts"]),
         "manifest.json: files": sorted(manifest["files"]),
         "manifest.json: format": manifest["format"],
