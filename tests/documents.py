@@ -1,7 +1,7 @@
 """The pages of this repository and the commands, links and code blocks in them. Used by law 9 and the tests of pages.
 
-fences("bash")   # [(page name, text of a code block), ...]
-commands()       # every command line of every bash block, without its comment
+fences("bash")   # the text of every bash block
+commands()       # every command line of every bash block, once, without its comment
 """
 
 import re
@@ -33,10 +33,11 @@ PARSED = {
 }
 
 
-def fences(language: str) -> list[tuple[str, str]]:
-    return [(page.name, body) for page in PAGES for kind, body in FENCE.findall(page.read_text()) if kind == language]
+def fences(language: str, pages: list[Path] = PAGES) -> list[str]:
+    return [body for page in pages for kind, body in FENCE.findall(page.read_text()) if kind == language]
 
 
 def commands() -> list[str]:
-    lines = "\n".join(body for _, body in fences("bash")).replace("\\\n", " ").splitlines()
-    return [command for line in lines if (command := line.split("  #")[0].strip()) and not command.startswith("#")]
+    lines = "\n".join(fences("bash")).replace("\\\n", " ").splitlines()
+    found = [command for line in lines if (command := line.split("  #")[0].strip()) and not command.startswith("#")]
+    return list(dict.fromkeys(found))  # some stand on two pages

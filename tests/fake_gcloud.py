@@ -105,7 +105,7 @@ def split_list(value: str) -> list[str]:
 
 
 def install(folder: Path, here: Path, monkeypatch) -> None:
-    """Put this gcloud first on PATH, its notes in `folder`. `here` becomes a git repository and the current directory."""
+    """Put this gcloud first on PATH, its notes in `folder`. `here` becomes a git repository and current directory."""
     (folder / "bin").mkdir(parents=True)
     (folder / "bin" / "gcloud").symlink_to(Path(__file__).resolve())
     (folder / "bin" / "python3").symlink_to(sys.executable)

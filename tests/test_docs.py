@@ -10,7 +10,7 @@ import pytest
 from documents import LINK, PAGES, ROOT
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_links_lead_somewhere(page):
     for path, heading in LINK.findall(page.read_text()):
         target = page.parent / path if path else page
