@@ -1,4 +1,4 @@
-"""Tiny random mixtures, and the slow obvious version of what a mixture computes. Used by tests/laws and tests/model.
+"""Tiny random mixtures, and the slow obvious version of what a mixture computes.
 
     mixture = tiny(4)                      # 4 thoughts, each one token
     mixture = tiny(DIGITS, LENGTH)         # 27 thoughts, each a sequence of 3 of 3 thought tokens
@@ -14,7 +14,7 @@ import torch
 from mot.data.load import collate_rows, encode_prompts
 from mot.inference.think import MixtureOfThoughts
 from mot.model.build import build_model
-from mot.model.tokenizer import build_tokenizer
+from mot.model.tokenizer import build_tokenizer, thought_ids
 from mot.training.settings import TrainSettings
 
 TEXT = "the quick brown fox jumps over the lazy dog. "
@@ -37,6 +37,14 @@ def tiny(num_thoughts: int, thought_length: int = 1) -> MixtureOfThoughts:
         for p in model.parameters():
             p.add_(0.3 * torch.randn(p.shape, generator=torch.Generator().manual_seed(1)))
     return MixtureOfThoughts(model, tokenizer, model.config.mot["thought_token_ids"], thought_length)
+
+
+def untrained(texts: list[str], vocab_size: int, num_thoughts: int, thought_length: int = 1) -> MixtureOfThoughts:
+    """A mixture of one layer at its initialisation, whose vocabulary is made from `texts`."""
+    tokenizer = build_tokenizer(texts, vocab_size, num_thoughts)
+    thoughts = {"num_thoughts": num_thoughts, "thought_length": thought_length}
+    model = build_model(TrainSettings(hidden_size=32, num_layers=1, seed=5, **thoughts), tokenizer).eval()
+    return MixtureOfThoughts(model, tokenizer, thought_ids(tokenizer, num_thoughts), thought_length)
 
 
 def ids_of(mixture: MixtureOfThoughts, text: str) -> list[int]:
