@@ -202,8 +202,9 @@ def test_the_trunk_at_step_0_is_the_base_but_for_the_share_of_the_new_tokens(mad
 
 
 def test_dry_run_counts_what_is_trained_and_writes_nothing(made, rows, tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    base = make("phi3", tmp_path / "phi3")
+    base, here = make("phi3", tmp_path / "phi3"), tmp_path / "here"
+    here.mkdir()
+    monkeypatch.chdir(here)
     model = adapters.adapt(settings(base), adapters.base_tokenizer(settings(base)))
     words = f"--base_model {base} --train_file {rows} --num_thoughts {N} --lora_rank 4 --seq_length 48 --dry_run"
     capsys.readouterr()
@@ -211,7 +212,7 @@ def test_dry_run_counts_what_is_trained_and_writes_nothing(made, rows, tmp_path,
     lines = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
     trained, total = model.get_base_model().num_parameters(only_trainable=True), model.get_base_model().num_parameters()
     assert lines["parameters"] == f"{total:,}, of which {trained:,} are trained ({trained / total:.2%})"
-    assert list(tmp_path.iterdir()) == []
+    assert list(here.iterdir()) == []
 
 
 # What is read, and when it ends --------------------------------------------------------------------------------------
