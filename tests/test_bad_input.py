@@ -15,7 +15,6 @@ import torch
 
 from mot import cli
 from mot.inference.settings import ThinkSettings
-from mot.runtime.flags import parse
 from mot.training.settings import TrainSettings
 
 SMALL = shlex.split("--hidden_size 32 --num_layers 1 --num_thoughts 4 --vocab_size 100 --seq_length 32 --max_steps 2")
@@ -389,26 +388,6 @@ def test_settings_file_that_is_missing_or_no_text(train_refused, text_file):
 def test_settings_file_is_checked_like_the_flags(refused, text_file):
     write("run.yaml", "learning_rate: .nan")
     refused(cli.train, ["--train_file", text_file, "--config", "run.yaml"], "--learning_rate nan")
-
-
-def settings_of(argv: list[str]) -> TrainSettings:
-    return parse(TrainSettings, ["--task", "forks", *argv], "train_mot.py", "")
-
-
-def test_settings_file_fills_what_the_flags_leave_out():
-    write("run.yaml", "learning_rate: 1e-3\nbatch_size: 7\nnum_epochs: 3\nbf16: true\nseed: 5")
-    settings = settings_of(["--config", "run.yaml", "--batch_size", "9", "--no-bf16"])
-    assert settings == TrainSettings(task="forks", learning_rate=0.001, batch_size=9, num_epochs=3.0, seed=5)
-    assert type(settings.learning_rate) is type(settings.num_epochs) is float
-
-
-def test_flag_wins_over_the_settings_file_even_with_its_default():
-    write("run.yaml", "seed: 5")
-    assert settings_of(["--seed", "42", "--config", "run.yaml"]).seed == 42
-
-
-def test_empty_settings_file_changes_nothing():
-    assert settings_of(["--config", write("run.yaml", "# nothing yet\n")]) == settings_of([])
 
 
 # Thinking -----------------------------------------------------------------------------------------------------------
