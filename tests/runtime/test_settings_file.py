@@ -1,4 +1,4 @@
-"""A settings file (--config) fills what the flags leave out. tests/test_bad_input.py has the files that are rejected."""
+"""A settings file (--config) fills what the flags leave out. Rejected files: tests/test_bad_input.py."""
 
 from pathlib import Path
 
