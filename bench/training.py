@@ -85,9 +85,9 @@ class Timed(MixtureTrainer):
         if self.state.global_step < self.steps:
             super()._maybe_log_save_evaluate(*args, **kwargs)
 
-    def _score(self, batches, carries_R, words_NL):
+    def _score(self, batches, carries_R, sequences_NL):
         if self.scores:
-            return super()._score(batches, carries_R, words_NL)
+            return super()._score(batches, carries_R, sequences_NL)
         R, N = len(carries_R), len(self.thoughts)  # the winner is known
         return torch.zeros(R, N), torch.zeros(R, N)
 

@@ -134,3 +134,9 @@ def refusal(capsys, *flags) -> str:
     assert out == ""
     assert err.count("\n") == 1, err
     return err
+
+
+def memory() -> int:
+    """Bytes of this process's resident memory."""
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")

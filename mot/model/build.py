@@ -33,7 +33,7 @@ from mot.model.adapters import ADAPTER, open_adapter
 from mot.model.packed import pack
 from mot.model.settings import ModelSettings, mlp_width
 from mot.model.tokenizer import thought_ids
-from mot.thoughts import draw_words, mixture_nll, oracle_nll, specialisation
+from mot.thoughts import draw_sequences, mixture_nll, oracle_nll, specialisation
 
 KEY_BIAS_STD = 3.0  # initial standard deviation of the keys' biases, see build_model
 WAVELENGTHS = 4  # rotary base, in units of the training length: low, so that near places differ too, see build_model
@@ -132,25 +132,25 @@ def thought_logprobs(
     batch: dict[str, Tensor],
     thoughts: list[int],
     tokens: int = 0,
-    words_ML: Tensor | None = None,
+    sequences_ML: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """log p(y_t | x, k, y_<t) of thoughts [B, M, T], pads 0; router logits [B, N] at the branch point; log p(k | x) [B, M]. Nats.
+    """log p(y_t | x, k, y_<t) [B, M, T], pads 0; router logits [B, N] at the branch point; log p(k | x) [B, M]. Nats.
 
-    The M thoughts are words of L digits (see mot/thoughts.py); without `words_ML` they are the N thought tokens. The prompt is
-    computed once and its cache shared by the M continuations. With `tokens` > 0 only the first so many tokens of each
-    continuation are scored (T is then at most `tokens`).
+    The M thoughts are sequences of L digits (see mot/thoughts.py); without `sequences_ML` they are the N thought tokens.
+    The prompt is computed once and its cache shared by the M continuations. With `tokens` > 0 only the first so many
+    tokens of each continuation are scored (T is then at most `tokens`).
     """
     B, _P = batch["prompt"].shape
-    words_ML = torch.arange(len(thoughts))[:, None] if words_ML is None else words_ML
-    M, L = words_ML.shape
+    sequences_ML = torch.arange(len(thoughts))[:, None] if sequences_ML is None else sequences_ML
+    M, L = sequences_ML.shape
     cache, logits_BV = prefill(model, batch["prompt"], batch["prompt_mask"])
     router_BN = logits_BV[:, thoughts]
     cache.batch_repeat_interleave(M)
     targets = batch["completion"][:, : tokens or None]
     mask = batch["completion_mask"][:, : tokens or None]
     T = targets.shape[1]
-    words_ML = words_ML.to(targets.device)
-    token_columns = torch.tensor(thoughts, device=targets.device)[words_ML].repeat(B, 1)
+    sequences_ML = sequences_ML.to(targets.device)
+    token_columns = torch.tensor(thoughts, device=targets.device)[sequences_ML].repeat(B, 1)
     targets, mask = targets.repeat_interleave(M, 0), mask.repeat_interleave(M, 0)
     ids = torch.cat([token_columns, targets[:, :-1]], 1)
     inputs = {"input_ids": ids, "past_key_values": cache, "use_cache": True}
@@ -161,12 +161,12 @@ def thought_logprobs(
     logits = model(**inputs).logits
     of_y = logits[:, L - 1 :].flatten(0, 1).float()
     logp = -F.cross_entropy(of_y, targets.flatten(), reduction="none").view(B, M, T)
-    word_logp_BM = router_BN.log_softmax(-1)[:, words_ML[:, 0]]
+    sequence_logp_BM = router_BN.log_softmax(-1)[:, sequences_ML[:, 0]]
     if L > 1:
         later = logits[:, : L - 1, thoughts].float().log_softmax(-1).view(B, M, L - 1, len(thoughts))
-        said = words_ML[:, 1:, None].expand(B, -1, -1, -1)
-        word_logp_BM = word_logp_BM + later.gather(-1, said)[..., 0].sum(-1)
-    return logp * mask.view(B, M, T), router_BN, word_logp_BM
+        said = sequences_ML[:, 1:, None].expand(B, -1, -1, -1)
+        sequence_logp_BM = sequence_logp_BM + later.gather(-1, said)[..., 0].sum(-1)
+    return logp * mask.view(B, M, T), router_BN, sequence_logp_BM
 
 
 def base_logprobs(model: PreTrainedModel, batch: dict[str, Tensor], pad: int) -> Tensor:
@@ -224,7 +224,7 @@ def score(
 
         -log(W / M * sum over the M of p(w | x) p(y | x, w)) / length
 
-    whose sum is right in expectation over the draw of words, so that its -log is never below the true NLL in expectation
+    whose sum is right in expectation over the draw of sequences, so that its -log is never below the true NLL in expectation
     (Jensen): an upper bound on average, and the looser the less alike words are; the oracle of the M is no bound of it. Source:
     importance sampling as in Burda et al. 2016.
     """
@@ -234,11 +234,11 @@ def score(
         result = {"base_nll": -base_B / length_B, "tokens": length_B}
         if thoughts:
             M = N = len(thoughts)
-            words_ML = draw_words(M, N, thought_length, torch.Generator().manual_seed(0))
-            logp_BMT, _, word_logp_BM = thought_logprobs(model, batch, thoughts, words_ML=words_ML)
+            sequences_ML = draw_sequences(M, N, thought_length, torch.Generator().manual_seed(0))
+            logp_BMT, _, sequence_logp_BM = thought_logprobs(model, batch, thoughts, sequences_ML=sequences_ML)
             logp_BM = logp_BMT.sum(-1)
             stands_for = thought_length * math.log(N) - math.log(M)  # log(W / M)
-            result["mixture_nll"] = mixture_nll(word_logp_BM + stands_for, logp_BM, length_B)
+            result["mixture_nll"] = mixture_nll(sequence_logp_BM + stands_for, logp_BM, length_B)
             result["oracle_nll"] = oracle_nll(logp_BM, length_B)
             result["specialisation"] = specialisation(logp_BM)
             result["winner"] = logp_BM.argmax(-1)

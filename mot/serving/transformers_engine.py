@@ -203,10 +203,10 @@ class Engine(Jobs):
         ask, mixture = job.ask, self.mixture
         mask = torch.ones(1, len(ask.ids), dtype=torch.long, device=mixture.model.device)
         if ask.thoughts is None:
-            words_1KL, p_1K = mixture.choose(
+            sequences_1KL, p_1K = mixture.choose(
                 {"prompt_mask": mask}, logits_1N, job.cache, [ask.prompt], ask.texts, ask.creativity, job.seed
             )
-            indices = [mixture.index_of(word) for word in words_1KL[0].tolist()]
+            indices = [mixture.index_of(sequence) for sequence in sequences_1KL[0].tolist()]
         else:
             indices = list(ask.thoughts)
             job.cache.batch_repeat_interleave(ask.texts)

@@ -41,8 +41,8 @@ class VllmEngine(Jobs):
         super().__init__(MixtureOfThoughts.without_weights(path), max_batch, max_queue)
         if self.mixture.thought_length > 1:
             raise ValueError(
-                f"--engine vllm: a thought of {path} is a word of {self.mixture.thought_length} tokens, which is not routed over HTTP; "
-                "leave --engine vllm out"
+                f"--engine vllm: a thought of {path} is a sequence of {self.mixture.thought_length} tokens, "
+                "which is not routed over HTTP; leave --engine vllm out"
             )
         self.url, self.reachable = url.rstrip("/"), True
         self.tasks: dict[Job, asyncio.Task] = {}

@@ -36,7 +36,7 @@ from mot.model.tokenizer import thought_ids
 from mot.runtime.files import WRITE_ERRORS, atomic_write_text, disk_is_full
 from mot.runtime.remote import Mirror
 from mot.runtime.signals import SignalHandler
-from mot.thoughts import diversity, draw_words, effective_thoughts, responsibilities, router_loss, usage_entropy
+from mot.thoughts import diversity, draw_sequences, effective_thoughts, responsibilities, router_loss, usage_entropy
 from mot.training.checkpoint import HISTORY, discard, prune, seal
 from mot.training.settings import (
     ANNEAL,
@@ -148,11 +148,11 @@ class MixtureTrainer(Trainer):
         token_BL, q_BLN, others_BML = torch.full((B, L), -1), torch.zeros(B, L, N), torch.full((B, M - 1, L), -1)
         router_mean_N = torch.full((N,), 1 / N)
         carries = torch.rand(B, generator=g) >= s.thought_dropout
-        words_NL = draw_words(N, N, L, g)
+        sequences_NL = draw_sequences(N, N, L, g)
         targets_R = torch.cat([b["prompt_mask"].sum(1) + b["completion_mask"].sum(1) - 1 for b in batches])
         scores_RN = router_RN = torch.zeros(len(targets_R), N)
         if self.thoughts and carries.any():
-            scores_RN, router_RN = self._score(batches, carries[mine_R], words_NL)
+            scores_RN, router_RN = self._score(batches, carries[mine_R], sequences_NL)
         # One exchange between the processes: every row's scores, router logits and number of targets.
         known_R = torch.cat([scores_RN.to(device), router_RN.to(device), targets_R[:, None].float()], 1)
         known_B = torch.empty(B, known_R.shape[1])
@@ -162,11 +162,11 @@ class MixtureTrainer(Trainer):
             q_carrying = responsibilities(scores_BN[carries], self.temperature())
             # Drawn from Q, not its argmax: while tau is high no accident of the first weights is cemented.
             winner = torch.multinomial(q_carrying, 1, generator=g)[:, 0]
-            tokens_NL = torch.tensor(self.thoughts)[words_NL]
+            tokens_NL = torch.tensor(self.thoughts)[sequences_NL]
             token_BL[carries] = tokens_NL[winner]
             # The router's targets: for the first token all that begins with it, for the others the winner's.
-            first_RN = torch.zeros_like(q_carrying).index_add(1, words_NL[:, 0], q_carrying)
-            later_RLN = F.one_hot(words_NL[winner, 1:], N).to(first_RN.dtype)
+            first_RN = torch.zeros_like(q_carrying).index_add(1, sequences_NL[:, 0], q_carrying)
+            later_RLN = F.one_hot(sequences_NL[winner, 1:], N).to(first_RN.dtype)
             q_BLN[carries] = torch.cat([first_RN[:, None], later_RLN], 1)
             router_mean_N = router_BN[carries].softmax(-1).mean(0)
             if s.diversity_weight and self.state.global_step >= DIVERSITY_FROM * self.steps:
@@ -178,7 +178,7 @@ class MixtureTrainer(Trainer):
                 chance[carries] = chance[carries].scatter(1, winner[:, None], -1.0)
                 others_BML[rows] = tokens_NL[chance[rows].topk(M - 1).indices]
             self._compared += int((others_BML >= 0).any())
-            self._count(usage=torch.bincount(words_NL[winner, 0], minlength=N).double())
+            self._count(usage=torch.bincount(sequences_NL[winner, 0], minlength=N).double())
         totals = {
             "target_tokens": int(targets_B.double().sum()),
             "carrying": max(1, int(carries.sum())),
@@ -195,7 +195,9 @@ class MixtureTrainer(Trainer):
             }
         self._count(tokens=totals["target_tokens"] + B)
 
-    def _score(self, batches: list[dict[str, Tensor]], carries_R: Tensor, words_NL: Tensor) -> tuple[Tensor, Tensor]:
+    def _score(
+        self, batches: list[dict[str, Tensor]], carries_R: Tensor, sequences_NL: Tensor
+    ) -> tuple[Tensor, Tensor]:
         """(mean log-likelihood, router logits) [R, N] of the rows that will carry a thought; zeros for the others."""
         N, parts = len(self.thoughts), 1 if self.is_fsdp_enabled else ESTEP_PARTS
         device, R = batches[0]["prompt"].device, len(carries_R)
@@ -210,7 +212,9 @@ class MixtureTrainer(Trainer):
                     keep[0] = True  # a sharded model's forward pass needs every process
                 kept = {name: t[keep.to(t.device)] for name, t in b.items()}
                 for some, part in by_length(kept, parts):
-                    logp_BNT, router_BN, _ = thought_logprobs(self.model, part, self.thoughts, self.scored, words_NL)
+                    logp_BNT, router_BN, _ = thought_logprobs(
+                        self.model, part, self.thoughts, self.scored, sequences_NL
+                    )
                     length_B = part["completion_mask"][:, : logp_BNT.shape[-1]].sum(1)
                     places = rows[keep].to(device)[some]
                     scores_RN[places], router_RN[places] = logp_BNT.sum(-1) / length_B[:, None], router_BN

@@ -25,6 +25,14 @@ def said(*words: str) -> str:
     return out.getvalue()
 
 
+@pytest.fixture
+def refused(refused):
+    """The error line of a `mot cloud` command, which may have run other commands before."""
+    return lambda *args: refused(cli.cloud, args, alone=False)
+
+
+# What is printed ----------------------------------------------------------------------------------------------------
+
 PRINTED = [
     ["gce", "create"],
     ["gce", "create", "--gpu", "t4", "--max_hours", "0.5", "--at_end", "delete", "--project", "p"],

@@ -13,13 +13,12 @@ from concurrent.futures import ThreadPoolExecutor
 import openai
 import pytest
 import torch
+from mixtures import untrained
 from serving_client import TORTURE, Server, in_thread
 
 from mot.inference.think import MixtureOfThoughts
-from mot.model.build import build_model
-from mot.model.tokenizer import PAD, build_tokenizer, thought_ids
+from mot.model.tokenizer import PAD
 from mot.serving import transformers_engine as engine_module
-from mot.training.settings import TrainSettings
 
 TEMPLATE = (
     "{% for m in messages %}{% if m['role'] == 'system' and not loop.first %}{{ raise_exception('system comes first') }}"
@@ -31,15 +30,6 @@ TEMPLATE = (
 def mixture(text_run) -> MixtureOfThoughts:
     """Characters, 4 thoughts."""
     return MixtureOfThoughts.from_pretrained(str(text_run))
-
-
-def untrained(texts: list[str], vocab_size: int, num_thoughts: int, thought_length: int = 1) -> MixtureOfThoughts:
-    tokenizer = build_tokenizer(texts, vocab_size, num_thoughts)
-    settings = TrainSettings(
-        hidden_size=32, num_layers=1, num_thoughts=num_thoughts, thought_length=thought_length, seed=5
-    )
-    model = build_model(settings, tokenizer).eval()
-    return MixtureOfThoughts(model, tokenizer, thought_ids(tokenizer, num_thoughts), thought_length)
 
 
 @pytest.fixture(scope="module")

@@ -6,11 +6,10 @@ TORTURE=1 pytest tests/serving/test_guard.py       with the times of the issue, 
 
 import base64
 import json
-import os
 import time
 
 import pytest
-from serving_client import TORTURE, Server, in_thread, refusal
+from serving_client import TORTURE, Server, in_thread, memory, refusal
 
 from mot.inference.think import MixtureOfThoughts
 from mot.serving import guard
@@ -315,12 +314,6 @@ AT_AND_ABOVE = {
     "temperature": ({"temperature": 2}, {"temperature": 2.01}, {"temperature": 1e9}),
     "seed": ({"seed": 2**63 - 1}, {"seed": 2**63}, {"seed": 10**300}),
 }
-
-
-def memory() -> int:
-    """Bytes of this process's resident memory."""
-    with open("/proc/self/statm") as file:
-        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 @pytest.mark.parametrize("limit", AT_AND_ABOVE)

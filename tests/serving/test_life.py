@@ -20,9 +20,8 @@ from pathlib import Path
 
 import httpx
 import pytest
-from serving_client import TORTURE, Server, in_process, in_thread
-from test_api import untrained
-from test_guard import memory
+from mixtures import untrained
+from serving_client import TORTURE, Server, in_process, in_thread, memory
 
 from mot.inference.think import MixtureOfThoughts
 
