@@ -66,6 +66,11 @@ def fail(message: str) -> NoReturn:
     raise SystemExit(2)
 
 
+def one_line(error: BaseException | str, longest: int = 160) -> str:
+    """The message of an error on one line, at most `longest` characters."""
+    return " ".join(str(error).split())[:longest]
+
+
 def parse(cls: type[Settings], argv: list[str] | None, prog: str, description: str) -> Settings:
     """Settings from flags, then `--config FILE.yaml`, then defaults: flags win over the file. Raises ValueError."""
     parser = _Parser(prog=prog, description=description, allow_abbrev=False, argument_default=argparse.SUPPRESS)

@@ -435,7 +435,7 @@ def test_a_failing_step_fails_its_requests_and_nothing_else(server, monkeypatch)
         raise RuntimeError("out of memory")
 
     with monkeypatch.context() as patch:
-        patch.setattr(engine_module, "_draw", broken)
+        patch.setattr(engine_module, "sample_tokens", broken)
         answer = server.post("/v1/completions", {"prompt": "the king "})
         assert answer.status_code == 500
         assert answer.json()["error"]["type"] == "server_error"

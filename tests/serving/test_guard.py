@@ -132,7 +132,7 @@ def test_every_route_needs_the_key(locked):
             reader = s.makefile("rb")
 
         for method, path in every:
-            if path in guard.OPEN:
+            if path in guard.OPEN_PATHS:
                 assert status(method, path, [], "127.0.0.1") == 200
                 continue
             for name, authorization in INTRUDERS.items():
@@ -410,7 +410,7 @@ def test_the_depth_of_a_body(server):
 
 
 def test_a_slow_body_and_slow_headers_are_not_waited_for(server, monkeypatch):
-    monkeypatch.setattr(guard, "SECONDS", 0.3)
+    monkeypatch.setattr(guard, "TIMEOUT_SECONDS", 0.3)
     head = b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 1000\r\n\r\n"
     begin = time.monotonic()
     status, came = raw(server, head, *[b"{"] * 3, pause=0.05)
