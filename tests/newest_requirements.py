@@ -1,4 +1,4 @@
-"""The requirements of pyproject.toml, base and every extra, without their upper bounds, one per line. For `make next`."""
+"""The requirements of pyproject.toml (base and every extra) without upper bounds, one per line. For `make next`."""
 
 import re
 import tomllib

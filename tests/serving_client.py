@@ -1,7 +1,7 @@
 """A real server, in a thread of the test or in a process of its own. Used by tests/serving.
 
 with in_thread(mixture, max_queue=4) as server:      # fields of ServeSettings by name; keys=["..."]
-    server.post("/v1/completions", {"prompt": "the king"}); server.engine.counts; server.client().completions.create(...)
+    server.post("/v1/completions", {"prompt": "the king"}); server.engine.counts; server.client().models.list()
 with in_process(["--model", run]) as server: server.process.send_signal(...)
 """
 

@@ -1,4 +1,4 @@
-"""What is published: an sdist with everything, a wheel that gives `mot` and trains, dependencies that are declared and pinned."""
+"""What is published: an sdist with everything, a wheel that gives `mot` and trains, declared, pinned dependencies."""
 
 import ast
 import importlib.metadata
@@ -94,7 +94,7 @@ def test_ci_does_what_the_file_for_it_does(root):
     assert os.access(root / ".ci" / "run", os.X_OK)
 
 
-# Dependencies -----------------------------------------------------------------------------------------------------------
+# Dependencies ---------------------------------------------------------------------------------------------------------
 
 # The extras that a folder of mot/ may import from, beside the base.
 EXTRAS = {

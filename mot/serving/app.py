@@ -1,6 +1,6 @@
 """The app: its routes, error handlers and middleware.
 
-    app = create_app(engine, settings, keys)      # settings: mot.serving.settings.ServeSettings; keys: digests, see guard.py
+    app = create_app(engine, settings, keys)      # settings: a ServeSettings; keys: digests, see guard.py
 
 The two routes of OpenAI's are in completions.py and chat.py; the others are here. All errors have OpenAI's form.
 """
@@ -51,7 +51,7 @@ def create_app(engine: Engine, settings: ServeSettings, keys: list[bytes]) -> Fa
     return app
 
 
-# Errors -----------------------------------------------------------------------------------------------------------------
+# Errors ---------------------------------------------------------------------------------------------------------------
 
 
 async def handle_api_error(request: Request, e: ApiError) -> Response:
@@ -73,7 +73,7 @@ async def handle_http_error(request: Request, e: HTTPException) -> Response:
     return response
 
 
-# The router and the models ----------------------------------------------------------------------------------------------
+# The router and the models --------------------------------------------------------------------------------------------
 
 
 @router.post("/v1/route", response_model=Route, responses=ERRORS)
@@ -120,7 +120,7 @@ async def model(model: str, request: Request):
     return describe_model(request.app.state.mot)
 
 
-# Operations -------------------------------------------------------------------------------------------------------------
+# Operations -----------------------------------------------------------------------------------------------------------
 
 
 @router.get("/health", response_model=Status, responses=PROBE_ERRORS)
@@ -149,7 +149,7 @@ async def metrics(request: Request):
     return Response(content, media_type="text/plain; version=0.0.4; charset=utf-8")
 
 
-# The playground ---------------------------------------------------------------------------------------------------------
+# The playground -------------------------------------------------------------------------------------------------------
 
 PAGE = (Path(__file__).parent / "playground.html").read_text(encoding="utf-8")
 

@@ -3,8 +3,8 @@
     jobs = engine.submit([GenerationRequest(prompt, ids, sampling)], emit)    # from any thread; emit(job, event)
     engine.cancel(jobs[0])
 
-The events of a job are one Prefilled, then TextDeltas until each of its texts has finished. RequestFailed may come at any
-point and is the last event.
+The events of a job are one Prefilled, then TextDeltas until each of its texts has finished. RequestFailed may come at
+any point and is the last event.
 """
 
 import threading
@@ -23,10 +23,10 @@ from mot.inference.think import MixtureOfThoughts
 class GenerationRequest:
     """One prompt to continue. `ids` are its tokens; `prompt` is its text, or what else seeds the generators of `think`.
 
-    `sampling.num_thoughts` K >= 0 is the number of texts; 0 asks for the router only. `seeded`: the client gave the seed, so
-    the texts must not depend on what else runs. `thoughts`: follow these K thoughts, in this order, instead of chosen ones.
-    `top_logprobs`: the number of most probable tokens reported beside each generated one; None reports no log-probability at
-    all. `score_prompt`: report the log-probabilities of the prompt's tokens as well.
+    `sampling.num_thoughts` K >= 0 is the number of texts; 0 asks for the router only. `seeded`: the client gave the
+    seed, so the texts must not depend on what else runs. `thoughts`: follow these K thoughts, in this order, instead of
+    chosen ones. `top_logprobs`: the number of most probable tokens reported beside each generated one; None reports no
+    log-probability at all. `score_prompt`: report the log-probabilities of the prompt's tokens as well.
     """
 
     prompt: str
@@ -41,7 +41,7 @@ class GenerationRequest:
 
 @dataclass(frozen=True)
 class Token:
-    """A token, its character offset in the text, its log-probability and the most probable (id, logprob) there. Nats."""
+    """A token, its character offset in the text, its logprob and the most probable (id, logprob) there. Nats."""
 
     id: int
     offset: int
@@ -66,7 +66,7 @@ class Prefilled:
 class TextDelta:
     """What text number `place` of K has gained. `finish` is "stop", "length", or None while the text goes on.
 
-    `generated` counts the tokens of the text so far, its end token included. `mean_logprob` is over these tokens, in nats.
+    `generated` counts the tokens of the text so far, its end token included. `mean_logprob` is their mean (nats).
     """
 
     place: int
@@ -94,7 +94,7 @@ class Job:
     def __init__(self, request: GenerationRequest, emit: Callable[["Job", object], None], cached_tokens: int):
         self.request, self.emit, self.cached_tokens = request, emit, cached_tokens
         self.cancelled, self.outcome, self.unfinished = False, None, request.sampling.num_thoughts
-        # Only TransformersEngine uses these: tokens to prefill, how many are done, their cache, their log-probabilities.
+        # Only TransformersEngine uses these: tokens to prefill, how many are done, their cache, their logprobs.
         self.prefill_ids, self.prefilled, self.cache, self.prompt_tokens = request.ids, 0, None, []
 
 
@@ -119,7 +119,7 @@ class Engine(ABC):
         self.closed = False
 
     def submit(self, requests: list[GenerationRequest], emit: Callable[[Job, object], None]) -> list[Job]:
-        """Queue all requests. Raises QueueFull, and queues none, if there is no room for all. The thread calls `emit`."""
+        """Queue all requests, or none: raises QueueFull without room for all. The thread calls `emit`."""
         jobs = [Job(request, emit, self.cost(len(request.ids), request.sampling)) for request in requests]
         with self.work:
             if len(self.waiting) + len(jobs) > self.max_queue or self.closed:
@@ -184,7 +184,8 @@ def detokenize(
     """Incremental detokenisation: (the text that `ids` add, the new value of `emitted`).
 
     `emitted` is (begin, end): ids[:begin] are final and ids[begin:end] have been emitted as text. A character may take
-    several tokens and decodes to U+FFFD until the last of them, so U+FFFD at the end is held back unless the text has `ended`.
+    several tokens and decodes to U+FFFD until the last of them, so a final U+FFFD is held back unless the text
+    has `ended`.
     """
     begin, end = emitted
     old = tokenizer.decode(ids[begin:end], skip_special_tokens=True)

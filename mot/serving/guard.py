@@ -4,8 +4,8 @@
 
 Checked in this order:
 1. Size of the headers.
-2. Host: without a key and bound to loopback, only loopback names are served. Otherwise a web page could reach us through a
-   name of its own (DNS rebinding).
+2. Host: without a key and bound to loopback, only loopback names are served. Otherwise a web page could reach us
+   through a name of its own (DNS rebinding).
 3. Key: if one is set, every path but exactly /health and /ready needs it, whether the app knows the path or not.
 4. Queue: a full queue rejects before the body is read, so that rejected clients do not slow down the others.
 5. Body: its type, size, JSON nesting and the time that it takes to arrive.
@@ -96,7 +96,7 @@ class Guard:
             raise ApiError(401, "Incorrect API key provided. Send `Authorization: Bearer KEY`.", code="invalid_api_key")
 
     async def _read_body(self, scope: dict, receive: Receive) -> Receive:
-        """Read the whole body. The returned `receive` replays it once and then waits for the disconnect. Raises ApiError."""
+        """Read the whole body. The returned `receive` replays it once, then waits for the disconnect."""
         kind = next((value for name, value in scope["headers"] if name == b"content-type"), b"")
         if kind.partition(b";")[0].strip().lower() != b"application/json":
             # A page of another origin may send text/plain here without a CORS preflight, but not JSON.
@@ -185,8 +185,8 @@ async def send_error(e: ApiError, send: Send, close: bool) -> None:
 class HeaderTimeoutProtocol(H11Protocol):
     """uvicorn waits without limit for the rest of a request's headers. This one closes the connection after a timeout.
 
-    uvicorn has no hook for this, so we rely on the attributes `conn`, `transport` and `loop` of its class. pyproject.toml
-    has an upper bound for uvicorn, and a test in test_guard.py fails if the timeout no longer works.
+    uvicorn has no hook for this, so we rely on the attributes `conn`, `transport` and `loop` of its class.
+    pyproject.toml has an upper bound for uvicorn, and a test in test_guard.py fails if the timeout no longer works.
     """
 
     timer: asyncio.TimerHandle | None = None

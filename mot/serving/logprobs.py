@@ -1,8 +1,8 @@
 """Tokens and their log-probabilities (nats) in OpenAI's two forms.
 
 form = LogprobFormat(tokenizer)
-form.completions(tokens, top=2)    # {"tokens": [...], "token_logprobs": [...], "top_logprobs": [...], "text_offset": [...]}
-form.chat(tokens)                  # {"content": [{"token": ..., "logprob": ..., "bytes": [...], "top_logprobs": [...]}]}
+form.completions(tokens, top=2)    # {"tokens": [...], "token_logprobs": [...], "top_logprobs": [...], ...}
+form.chat(tokens)                  # {"content": [{"token": "a", "logprob": -0.1, "bytes": [97], ...}, ...], ...}
 """
 
 from transformers import PreTrainedTokenizerBase
@@ -18,7 +18,7 @@ class LogprobFormat:
         return self.tokenizer.decode([id])
 
     def completions(self, tokens: list[Token], top: int, shift: int = 0) -> dict:
-        """`top` most probable tokens each, none if 0. `shift` is added to the offsets: the length of an echoed prompt."""
+        """With the `top` most probable tokens at each place. `shift`, the length of an echo, is added to offsets."""
         top_logprobs = None
         if top:
             top_logprobs = [

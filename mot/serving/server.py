@@ -12,8 +12,8 @@
     access_log           one JSON line per request
     playground.html      the page at /
 
-SIGTERM or SIGINT: /ready answers 503, new requests are rejected, running ones have `--drain_seconds` to finish, exit code 0.
-A second signal exits at once.
+SIGTERM or SIGINT: /ready answers 503, new requests are rejected, running ones have `--drain_seconds` to finish, exit
+code 0. A second signal exits at once.
 """
 
 import asyncio
@@ -43,7 +43,7 @@ log = logging.getLogger("mot.serving")
 
 
 def serve(settings: ServeSettings) -> None:
-    """Serve until a signal. Raises ValueError for a missing package, and for keys, a port or a model that cannot be used."""
+    """Serve until a signal. Raises ValueError for a missing package and for unusable keys, a port or a model."""
     check_packages()
     keys = read_keys(settings.api_key_file)
     with contextlib.closing(bind(settings.host, settings.port)) as sock:
@@ -160,8 +160,8 @@ async def run(app, settings: ServeSettings, sock: socket.socket) -> None:
     # The loop's own handlers take the wakeup pipe from mot.runtime.signals, whose watchdog would end a long drain.
     for signum in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(signum, on_signal, signum)
-    # uvicorn would replace these handlers and shut down without `drain`. Its method is public, but not documented: the bound
-    # in pyproject.toml and the SIGTERM test in test_life.py guard it.
+    # uvicorn would replace these handlers and shut down without `drain`. Its method is public, but not documented. The
+    # upper bound in pyproject.toml and the SIGTERM test in test_life.py guard it.
     server.capture_signals = contextlib.nullcontext
     serving = asyncio.create_task(server.serve([sock]))
     while not server.started and not serving.done():
@@ -183,6 +183,6 @@ async def drain(state: "State", seconds: float) -> None:
     while state.active and time.monotonic() - begin < seconds:
         await asyncio.sleep(0.02)
     log.info("drained", extra={"facts": {"seconds": round(time.monotonic() - begin, 3), "cut_off": state.active}})
-    # In a thread, because a step may be long. Without `close` the engine's thread would run while the interpreter exits.
+    # In a thread, because a step may be long. Without `close` the engine would run while the interpreter exits.
     await asyncio.to_thread(state.engine.close)
     await asyncio.sleep(0.05 if state.active else 0)  # the clients that are cut off get their error event

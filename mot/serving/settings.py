@@ -55,6 +55,6 @@ class ServeSettings:
             raise ValueError(f"--vllm_url {self.vllm_url}: needs --engine vllm; add that, or leave it out")
         if self.max_thoughts > self.max_batch:
             raise ValueError(
-                f"--max_thoughts {self.max_thoughts}: more than --max_batch {self.max_batch}, the texts generated at the "
-                "same time; lower the first or raise the second"
+                f"--max_thoughts {self.max_thoughts}: more than --max_batch {self.max_batch}, the texts generated at "
+                "the same time; lower the first or raise the second"
             )

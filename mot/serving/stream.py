@@ -32,8 +32,8 @@ JSON = TypeAdapter(dict[str, Any])  # writes an infinite log-probability as null
 class TextPart:
     """What one text has gained; a whole text is the sum of its parts.
 
-    `prompt` and `place` say which text it is: number `place` of K from prompt number `prompt`. `prefilled` is set in the
-    first part of a text only.
+    `prompt` and `place` say which text it is: number `place` of K from prompt number `prompt`. `prefilled` is set in
+    the first part of a text only.
     """
 
     prompt: int

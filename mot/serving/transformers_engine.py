@@ -4,19 +4,19 @@
     jobs = engine.submit([GenerationRequest(prompt, ids, sampling)], emit)    # from any thread; emit(job, event)
     engine.cancel(jobs[0])                                                    # its rows leave before the next step
 
-A step is at most PREFILL tokens of one waiting prompt, and one token for every running text. A prompt is computed once, in a
-batch of one, and its K texts start from copies of its cache. Thoughts, their order and the random generators are those of
-`MixtureOfThoughts.think`, so the texts are the same as well.
+A step is at most PREFILL tokens of one waiting prompt, and one token for every running text. A prompt is computed once,
+in a batch of one, and its K texts start from copies of its cache. Thoughts, their order and the random generators are
+those of `MixtureOfThoughts.think`, so the texts are the same as well.
 
-Why not transformers' continuous batching (5.23)? It draws from the global generator, so a text would depend on what runs
-beside it. It has no seed, stop or number of texts per request. It reports the chosen token's log-probability only. The
-router would be an extra request, and K thoughts would be K requests that share only whole blocks of a prompt.
+Why not transformers' continuous batching (5.23)? It draws from the global generator, so a text would depend on what
+runs beside it. It has no seed, stop or number of texts per request. It reports the chosen token's log-probability only.
+The router would be an extra request, and K thoughts would be K requests that share only whole blocks of a prompt.
 
-Which rows share a forward pass? Requests without a seed share one, padded left to the longest row (`Group`), because 128
-rows in a pass cost little more than 8. The last bits of a row's logits then depend on the shapes beside it. A request with
-a seed is promised the same texts, so its rows are a group of their own. The shapes of that group depend on the request
-alone, which makes it equal to the bit on any device and in any precision, at the price of a separate forward pass.
-docs/RESULTS.md has both measured.
+Which rows share a forward pass? Requests without a seed share one, padded left to the longest row (`Group`), because
+128 rows in a pass cost little more than 8. The last bits of a row's logits then depend on the shapes beside it. A
+request with a seed is promised the same texts, so its rows are a group of their own. The shapes of that group depend on
+the request alone, which makes it equal to the bit on any device and in any precision, at the price of a separate
+forward pass. docs/RESULTS.md has both measured.
 """
 
 import threading
@@ -65,7 +65,10 @@ class Group:
 
 
 class TransformersEngine(Engine):
-    """`counts` also has prefills, prefill_tokens, steps (of decoding) and tokens. `share=False`: no two jobs share a pass."""
+    """`counts` also has prefills, prefill_tokens, steps (of decoding) and tokens.
+
+    `share=False`: no two jobs share a forward pass.
+    """
 
     def __init__(
         self, mixture: MixtureOfThoughts, max_batch: int, max_cached_tokens: int, max_queue: int, share: bool = True
@@ -130,7 +133,7 @@ class TransformersEngine(Engine):
             tokens = sum(other.cached_tokens for other in self.running) + job.cached_tokens
             if self.running and tokens > self.max_cached_tokens:
                 return
-            # Decoding reads a token that the cache lacks: the thought, or without thoughts the last token of the prompt.
+            # Decoding reads a token that the cache lacks: the thought, or without thoughts the prompt's last token.
             if not self.mixture.thoughts:
                 job.prefill_ids = job.request.ids[:-1] or job.request.ids
             self.running.append(self.waiting.popleft())
@@ -237,7 +240,7 @@ class TransformersEngine(Engine):
         return p_1K
 
     def _score_prompt(self, job: Job, logits_CV: Tensor, C: int) -> None:
-        """Append log p (nats, trunk) of the C prompt tokens of one chunk to `job.prompt_tokens`. The first token has none."""
+        """Append log p (nats, trunk) of a chunk of C prompt tokens to `job.prompt_tokens`. The first has none."""
         ids, start = job.request.ids, job.prefilled - C
         if start == 0:
             job.prompt_tokens.append(Token(ids[0], 0, None, ()))

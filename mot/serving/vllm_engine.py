@@ -1,14 +1,14 @@
 """The scale-out engine: a vLLM server computes, on one machine or many, with no code of ours inside it.
 
-    engine = VllmEngine("http://gpu:8000", "outputs/run", max_batch=128, max_queue=128)    # used as mot.serving.engine says
+    engine = VllmEngine("http://gpu:8000", "outputs/run", max_batch=128, max_queue=128)    # used as in engine.py
 
-Two kinds of requests go to its OpenAI API. The first asks for one token, of thought tokens only, with the log-probabilities
-of all of them: p(k | prompt). It also fills vLLM's prefix cache. The other K are prompt + thought token each, and find the
-full blocks of the prompt there. Only vLLM has the weights. From the model's directory we need the tokenizer, the
-configuration and the thought tokens.
+Two kinds of requests go to its OpenAI API. The first asks for one token, of thought tokens only, with the
+log-probabilities of all of them: p(k | prompt). It also fills vLLM's prefix cache. The other K are prompt + thought
+token each, and find the full blocks of the prompt there. Only vLLM has the weights. From the model's directory we need
+the tokenizer, the configuration and the thought tokens.
 
-The chosen thoughts and their order are those of the embedded engine, and so are greedy texts, up to rounding. vLLM does the
-sampling, so a seed repeats a text as far as vLLM's batches compute alike.
+The chosen thoughts and their order are those of the embedded engine, and so are greedy texts, up to rounding. vLLM does
+the sampling, so a seed repeats a text as far as vLLM's batches compute alike.
 """
 
 import asyncio

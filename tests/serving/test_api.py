@@ -1,4 +1,4 @@
-"""The API as OpenAI's own client sees it, and what it says: the texts, thoughts and log-probabilities of `think`.
+"""The API as OpenAI's own client sees it. Its texts, thoughts and log-probabilities are those of `think`.
 
 pytest tests/serving/test_api.py                 the short version, part of `make test`
 TORTURE=1 pytest tests/serving/test_api.py       neighbours in full
@@ -22,8 +22,8 @@ from mot.serving import transformers_engine as engine_module
 from mot.training.settings import TrainSettings
 
 TEMPLATE = (
-    "{% for m in messages %}{% if m['role'] == 'system' and not loop.first %}{{ raise_exception('system comes first') }}"
-    "{% endif %}{{ m['content'] }}\n{% endfor %}"
+    "{% for m in messages %}{% if m['role'] == 'system' and not loop.first %}"
+    "{{ raise_exception('system comes first') }}{% endif %}{{ m['content'] }}\n{% endfor %}"
 )
 
 
@@ -43,7 +43,7 @@ def untrained(texts: list[str], vocab_size: int, num_thoughts: int, thought_leng
 
 
 @pytest.fixture(scope="module")
-def words() -> MixtureOfThoughts:
+def sequences() -> MixtureOfThoughts:
     """4 thought tokens, thoughts of two."""
     return untrained(["the king of night"], 100, 4, 2)
 
@@ -68,9 +68,9 @@ def client(server):
     return server.client()
 
 
-# Served = think ---------------------------------------------------------------------------------------------------------
+# Served = think -------------------------------------------------------------------------------------------------------
 
-ASKED = {
+CASES = {
     "every thought": {"num_thoughts": 4, "seed": 3},
     "greedy": {"num_thoughts": 4, "temperature": 0.0, "seed": 1},
     "some": {"num_thoughts": 2, "creativity": 1.0, "seed": 11},
@@ -94,17 +94,17 @@ def compare(server: Server, mixture: MixtureOfThoughts, prompt: str, told: dict)
         assert all(choice["thought"] is None for choice in answer["choices"])
 
 
-@pytest.mark.parametrize("case", ASKED)
+@pytest.mark.parametrize("case", CASES)
 def test_served_texts_are_those_of_think(case, server, mixture):
-    compare(server, mixture, "the king ", ASKED[case])
+    compare(server, mixture, "the king ", CASES[case])
 
 
 @pytest.mark.parametrize("case", ["some", "the most probable", "each twice"])
-def test_served_texts_of_words_are_those_of_think(case, words):
-    with in_thread(words) as server:
-        compare(server, words, "the king", ASKED[case] | {"max_new_tokens": 8})
+def test_served_texts_of_thought_sequences_are_those_of_think(case, sequences):
+    with in_thread(sequences) as server:
+        compare(server, sequences, "the king", CASES[case] | {"max_new_tokens": 8})
         named = server.complete(prompt="the king", thoughts=[13, 2, 13], seed=4, max_tokens=8, temperature=0.9)
-        everything = {t.index: t for t in words.think("the king", 16, 8, 0.9, seed=4)}
+        everything = {t.index: t for t in sequences.think("the king", 16, 8, 0.9, seed=4)}
         for choice, k in zip(named["choices"], [13, 2, 13], strict=True):
             assert choice["thought"]["index"] == k
             assert choice["thought"]["probability"] == pytest.approx(everything[k].probability, rel=1e-4)
@@ -154,7 +154,7 @@ def test_best_of_returns_the_best(server, mixture):
 
 @pytest.mark.parametrize("temperature", [0, 1.0])
 def test_without_a_seed_rows_share_a_batch_and_come_apart_again(temperature, server, mixture):
-    """Prompts of different lengths, texts of different lengths; the same greedy texts as alone, none twice at random."""
+    """Prompts and texts of different lengths: greedy texts are the same as alone, random ones differ every time."""
     asked = [{"prompt": "the king of night"[:n], "n": 1 + n % 4, "max_tokens": 5 + 3 * n} for n in range(1, 16)]
     with ThreadPoolExecutor(15) as pool:
         answers = list(pool.map(lambda body: server.texts(temperature=temperature, creativity=0, **body), asked))
@@ -186,11 +186,11 @@ def test_a_seeded_request_says_the_same_among_any_neighbours(server):
 
 
 def visible(tokens) -> str:
-    """Their text: special tokens are tokens and no text."""
+    """The text of tokens: special tokens have none."""
     return "".join(tokens).replace(PAD, "")
 
 
-# OpenAI's client ----------------------------------------------------------------------------------------------------------
+# OpenAI's client ------------------------------------------------------------------------------------------------------
 
 
 def test_client_completes(client, server):
@@ -283,7 +283,7 @@ def test_client_reads_logprobs(client, mixture):
             assert sorted(top.values()) == pytest.approx(sorted(row.topk(3).values.tolist()), abs=1e-4)
 
 
-def test_client_hears_an_echo(client, mixture):
+def test_client_gets_an_echo(client, mixture):
     prompt = "the king "
     told = {"model": "mixture", "prompt": prompt, "max_tokens": 3, "seed": 1, "echo": True}
     plain = client.completions.create(**told).choices[0]
@@ -449,7 +449,7 @@ def test_a_failing_step_fails_its_requests_and_nothing_else(server, monkeypatch)
 
 
 def test_text_comes_whole_characters_at_a_time():
-    """Bytes that are no characters yet are held back; the pieces of a stream are the text."""
+    """Bytes of an incomplete character are held back, and the pieces of a stream add up to the text."""
     bytewise = untrained(["ä€𝄞 text"], 300, 4)
     with in_thread(bytewise) as server:
         for seed in range(2):

@@ -218,7 +218,7 @@ def test_vllm_stops_when_the_client_leaves(served, run):
     body = {"prompt": long_prompt(run, 3), "n": K, "max_tokens": 200, "temperature": 1, "stream": True}
     with httpx.stream("POST", f"{ours.url}/v1/completions", json=body, timeout=60) as answer:
         lines = (line for line in answer.iter_lines() if line)
-        for _ in range(3 * K):  # beyond the first, which comes before the texts are asked for
+        for _ in range(3 * K):  # beyond the first, which comes before vLLM is asked for texts
             next(lines)
         assert metric(url, "vllm:num_requests_running") + metric(url, "vllm:num_requests_waiting") > 0
     end = time.monotonic() + 5
@@ -250,7 +250,7 @@ def test_plain_vllm_without_our_server(served, run):
 
 
 def same(ours, embedded, path: str = "/v1/completions", **body) -> list[dict]:
-    """Both servers' choices, equal: texts or messages, thoughts, ends, and of log-probabilities each token and its place."""
+    """The choices of both servers, equal in text or message, thought, finish reason, tokens and offsets."""
     answers = [server.post(path, body) for server in (ours, embedded)]
     assert [answer.status_code for answer in answers] == [200, 200], [answer.text for answer in answers]
     a, b = (answer.json() for answer in answers)
@@ -282,7 +282,7 @@ def test_text_that_may_become_a_stop_loses_no_logprobs(stop, served, run):
 
 @needs_vllm
 def test_a_merged_adapter_and_its_base_without_thoughts(tmp_path, capsys):
-    """A chat model whose tokenizer opens every text, `mot export --merge` of its adapter; what both say are mostly broken characters."""
+    """A chat model whose tokenizer adds a BOS token, and its merged adapter. Most of their text is broken bytes."""
     from mot.inference.export import merge
     from mot.training.run import train
 
@@ -314,7 +314,7 @@ def test_a_merged_adapter_and_its_base_without_thoughts(tmp_path, capsys):
 
 
 @needs_vllm
-def test_another_model_is_refused(served, tiny_run, capsys):
+def test_another_model_is_rejected(served, tiny_run, capsys):
     url, _, _ = served
     failed = refusal(capsys, "--model", tiny_run, "--engine", "vllm", "--vllm_url", url)
     assert f"error: --vllm_url {url}: serves" in failed
@@ -322,7 +322,7 @@ def test_another_model_is_refused(served, tiny_run, capsys):
 
 
 @needs_vllm
-def test_a_vllm_that_dies_is_told(run, tmp_path):
+def test_a_vllm_that_dies_is_reported(run, tmp_path):
     with (
         vllm(run, tmp_path / "vllm.log") as (url, process),
         in_process(["--model", run, "--engine", "vllm", "--vllm_url", url], tmp_path / "serve.log") as ours,
