@@ -14,6 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -27,6 +28,7 @@ from conftest import ROOT
 from mot import cli
 from mot.inference.think import MixtureOfThoughts
 from mot.serving.app import create_app
+from mot.serving.engine import Engine
 from mot.serving.server import bind, configure
 from mot.serving.settings import ServeSettings
 from mot.serving.transformers_engine import TransformersEngine
@@ -43,7 +45,7 @@ class Server:
     """Its address; in a thread, its engine and app; in a process, the process."""
 
     url: str
-    engine: TransformersEngine | None = None
+    engine: Engine | None = None
     app: object = None
     process: subprocess.Popen | None = None
     key: str = "none"
@@ -83,12 +85,23 @@ class Server:
             time.sleep(0.005)
 
 
-@contextlib.contextmanager
-def in_thread(mixture: MixtureOfThoughts, keys: tuple[str, ...] = (), **settings) -> Iterator[Server]:
+def in_thread(mixture: MixtureOfThoughts, keys: tuple[str, ...] = (), **settings) -> AbstractContextManager[Server]:
+    """A server of the embedded engine."""
+    flags = settings_of(settings)
+    engine = TransformersEngine(mixture, flags.max_batch, flags.max_cached_tokens, flags.max_queue)
+    return around(engine, keys, **settings)
+
+
+def settings_of(settings: dict) -> ServeSettings:
     flags = ServeSettings(**{"model": "tests/mixture", "port": 0} | settings)
     flags.validate()
-    engine = TransformersEngine(mixture, flags.max_batch, flags.max_cached_tokens, flags.max_queue)
-    app = create_app(engine, flags, [sha256(key.encode()).digest() for key in keys])
+    return flags
+
+
+@contextlib.contextmanager
+def around(engine: Engine, keys: tuple[str, ...] = (), **settings) -> Iterator[Server]:
+    """A server of any engine, which is closed at the end."""
+    app = create_app(engine, settings_of(settings), [sha256(key.encode()).digest() for key in keys])
     sock = bind("127.0.0.1", 0)
     server = uvicorn.Server(configure(app))
     thread = threading.Thread(target=server.run, args=([sock],))

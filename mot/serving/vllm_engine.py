@@ -163,7 +163,9 @@ class VllmEngine(Engine):
                     texts.create_task(self._generate(job, place, k, g.initial_seed()))
             self._end(job, "completed")
         except asyncio.CancelledError:
-            self._end(job, "aborted")
+            # The API cancels as soon as it has every text, perhaps before vLLM has closed the streams.
+            complete = job.request.sampling.num_thoughts > 0 and job.unfinished == 0
+            self._end(job, "completed" if complete else "aborted")
         except Exception as e:
             first = e.exceptions[0] if isinstance(e, ExceptionGroup) else e
             self._end(job, "failed")

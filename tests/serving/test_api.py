@@ -80,11 +80,11 @@ CASES = {
 }
 
 
-def compare(server: Server, mixture: MixtureOfThoughts, prompt: str, told: dict) -> None:
-    told = {"max_new_tokens": 24, "temperature": 0.9} | told
-    expected = mixture.think(prompt, **told)
+def compare(server: Server, mixture: MixtureOfThoughts, prompt: str, fields: dict) -> None:
+    fields = {"max_new_tokens": 24, "temperature": 0.9} | fields
+    expected = mixture.think(prompt, **fields)
     renamed = {"num_thoughts": "n", "max_new_tokens": "max_tokens"}
-    answer = server.complete(prompt=prompt, **{renamed.get(name, name): value for name, value in told.items()})
+    answer = server.complete(prompt=prompt, **{renamed.get(name, name): value for name, value in fields.items()})
     assert [choice["text"] for choice in answer["choices"]] == [t.text for t in expected]
     if mixture.thoughts:
         assert [choice["thought"]["index"] for choice in answer["choices"]] == [t.index for t in expected]
@@ -167,7 +167,7 @@ def test_without_a_seed_rows_share_a_batch_and_come_apart_again(temperature, ser
 
 
 def test_a_seeded_request_says_the_same_among_any_neighbours(server):
-    draw, told = random.Random(0), {"prompt": "the king ", "n": 4, "seed": 12, "max_tokens": 16, "temperature": 1.0}
+    draw, fields = random.Random(0), {"prompt": "the king ", "n": 4, "seed": 12, "max_tokens": 16, "temperature": 1.0}
 
     def neighbour(_):
         prompt = "".join(draw.choices("the kingofnd", k=draw.randint(1, 60)))
@@ -178,7 +178,7 @@ def test_a_seeded_request_says_the_same_among_any_neighbours(server):
     with ThreadPoolExecutor(16) as pool:
         for _ in range(300 if TORTURE else 12):
             beside = [pool.submit(neighbour, i) for i in range(draw.randint(0, 15))]
-            answer = server.complete(**told, logprobs=2)["choices"]
+            answer = server.complete(**fields, logprobs=2)["choices"]
             answers.add(json.dumps(answer))  # probabilities and log-probabilities to the last bit, too
             for future in beside:
                 future.result()
@@ -226,10 +226,10 @@ def test_client_gives_ours_in_extra_body(client):
 
 
 def test_client_streams_what_it_would_get_whole(client):
-    told = {"model": "mixture", "prompt": "the king ", "n": 3, "max_tokens": 20, "seed": 4}
-    whole = client.completions.create(**told)
+    fields = {"model": "mixture", "prompt": "the king ", "n": 3, "max_tokens": 20, "seed": 4}
+    whole = client.completions.create(**fields)
     texts, finish, usage = ["", "", ""], [None] * 3, None
-    for chunk in client.completions.create(**told, stream=True, stream_options={"include_usage": True}):
+    for chunk in client.completions.create(**fields, stream=True, stream_options={"include_usage": True}):
         usage = chunk.usage or usage
         for choice in chunk.choices:
             texts[choice.index] += choice.text
@@ -242,31 +242,31 @@ def test_client_streams_what_it_would_get_whole(client):
 
 def test_client_stops(client):
     for seed in range(50):
-        told = {"model": "mixture", "prompt": "the king ", "n": 2, "max_tokens": 40, "seed": seed}
-        whole = [choice.text for choice in client.completions.create(**told).choices]
+        fields = {"model": "mixture", "prompt": "the king ", "n": 2, "max_tokens": 40, "seed": seed}
+        whole = [choice.text for choice in client.completions.create(**fields).choices]
         if min(map(len, whole)) > 20:
             break
     stop = [whole[0][10:13], whole[1][5]]
     for streamed in (False, True):
         if streamed:
             texts, finish = ["", ""], ["", ""]
-            for chunk in client.completions.create(**told, stop=stop, stream=True):
+            for chunk in client.completions.create(**fields, stop=stop, stream=True):
                 for choice in chunk.choices:
                     texts[choice.index] += choice.text
                     finish[choice.index] = choice.finish_reason
         else:
-            choices = client.completions.create(**told, stop=stop).choices
+            choices = client.completions.create(**fields, stop=stop).choices
             texts, finish = [choice.text for choice in choices], [choice.finish_reason for choice in choices]
         assert texts == [text[: min(text.find(s) for s in stop if s in text)] for text in whole]
         assert finish == ["stop", "stop"]
-    one = client.completions.create(**told, stop=whole[0][10:13]).choices[0]
+    one = client.completions.create(**fields, stop=whole[0][10:13]).choices[0]
     assert one.text == whole[0][: whole[0].find(whole[0][10:13])]
 
 
 def test_client_reads_logprobs(client, mixture):
     prompt = "the king "
-    told = {"model": "mixture", "prompt": prompt, "max_tokens": 8, "logprobs": 3, "seed": 1, "n": 2}
-    for choice in client.completions.create(**told).choices:
+    fields = {"model": "mixture", "prompt": prompt, "max_tokens": 8, "logprobs": 3, "seed": 1, "n": 2}
+    for choice in client.completions.create(**fields).choices:
         ids = mixture.tokenizer.convert_tokens_to_ids([*prompt])
         said = mixture.tokenizer.convert_tokens_to_ids(choice.logprobs.tokens)
         ids += [mixture.thoughts[choice.thought["index"]], *said]
@@ -285,10 +285,10 @@ def test_client_reads_logprobs(client, mixture):
 
 def test_client_gets_an_echo(client, mixture):
     prompt = "the king "
-    told = {"model": "mixture", "prompt": prompt, "max_tokens": 3, "seed": 1, "echo": True}
-    plain = client.completions.create(**told).choices[0]
+    fields = {"model": "mixture", "prompt": prompt, "max_tokens": 3, "seed": 1, "echo": True}
+    plain = client.completions.create(**fields).choices[0]
     assert plain.text.startswith(prompt)
-    scored = client.completions.create(**told, logprobs=1).choices[0]
+    scored = client.completions.create(**fields, logprobs=1).choices[0]
     assert scored.text == plain.text
     assert visible(scored.logprobs.tokens) == scored.text
     assert scored.logprobs.text_offset[:10] == list(range(10))
@@ -300,37 +300,44 @@ def test_client_gets_an_echo(client, mixture):
     )
     assert scored.logprobs.token_logprobs[0] is None
     assert scored.logprobs.token_logprobs[1:9] == pytest.approx(expected[:, 0].tolist(), abs=1e-4)
-    alone = client.completions.create(**told | {"max_tokens": 0}, logprobs=0).choices[0]  # what lm-eval asks
+    alone = client.completions.create(**fields | {"max_tokens": 0}, logprobs=0).choices[0]  # what lm-eval asks
     assert alone.text == prompt
     assert alone.logprobs.token_logprobs[1:] == pytest.approx(expected[:, 0].tolist(), abs=1e-4)
     assert 0 < alone.thought["probability"] < 1
-    streamed = list(client.completions.create(**told, logprobs=1, stream=True))
+    streamed = list(client.completions.create(**fields, logprobs=1, stream=True))
     assert "".join(chunk.choices[0].text for chunk in streamed) == plain.text
     tokens = [token for chunk in streamed for token in chunk.choices[0].logprobs.tokens]
     assert visible(tokens) == plain.text
 
 
 def test_client_sends_prompts_in_every_form(client, mixture):
-    told = {"model": "mixture", "max_tokens": 6, "temperature": 0, "seed": 1, "n": 4}
-    one = [choice.text for choice in client.completions.create(prompt="the king ", **told).choices]
-    other = [choice.text for choice in client.completions.create(prompt="a sea ", **told).choices]
-    both = client.completions.create(prompt=["the king ", "a sea "], **told)
+    fields = {"model": "mixture", "max_tokens": 6, "temperature": 0, "seed": 1, "n": 4}
+    one = [choice.text for choice in client.completions.create(prompt="the king ", **fields).choices]
+    other = [choice.text for choice in client.completions.create(prompt="a sea ", **fields).choices]
+    both = client.completions.create(prompt=["the king ", "a sea "], **fields)
     assert [choice.text for choice in both.choices] == one + other
     assert [choice.index for choice in both.choices] == list(range(8))
     ids = [mixture.tokenizer.convert_tokens_to_ids([*text]) for text in ("the king ", "a sea ")]
-    assert [choice.text for choice in client.completions.create(prompt=ids[0], **told).choices] == one
-    assert [choice.text for choice in client.completions.create(prompt=ids, **told).choices] == one + other
-    assert len(client.completions.create(prompt="", **told).choices) == 4
-    echoed = client.completions.create(prompt=ids[0], echo=True, **told | {"temperature": 1, "n": 1}).choices[0].text
+    assert [choice.text for choice in client.completions.create(prompt=ids[0], **fields).choices] == one
+    assert [choice.text for choice in client.completions.create(prompt=ids, **fields).choices] == one + other
+    assert len(client.completions.create(prompt="", **fields).choices) == 4
+    echoed = client.completions.create(prompt=ids[0], echo=True, **fields | {"temperature": 1, "n": 1}).choices[0].text
     assert echoed.startswith("the king ")
 
 
 def test_client_chats(chat, mixture):
     client = chat.client()
     messages = [{"role": "user", "content": [{"type": "text", "text": "the king"}]}]
-    told = {"model": "mixture", "messages": messages, "n": 4, "temperature": 0, "seed": 3, "max_completion_tokens": 12}
+    fields = {
+        "model": "mixture",
+        "messages": messages,
+        "n": 4,
+        "temperature": 0,
+        "seed": 3,
+        "max_completion_tokens": 12,
+    }
     expected = mixture.think("the king\n", 4, 12, 0.0, seed=3)
-    done = client.chat.completions.create(**told, logprobs=True, top_logprobs=2)
+    done = client.chat.completions.create(**fields, logprobs=True, top_logprobs=2)
     assert done.object == "chat.completion"
     assert [choice.message.content for choice in done.choices] == [t.text for t in expected]
     assert [choice.thought["index"] for choice in done.choices] == [t.index for t in expected]
@@ -339,7 +346,7 @@ def test_client_chats(chat, mixture):
         assert all(bytes(part.bytes).decode() == part.token for part in choice.logprobs.content)
         assert all(len(part.top_logprobs) == 2 for part in choice.logprobs.content)
     texts, roles = [""] * 4, [None] * 4
-    stream = client.chat.completions.create(**told, stream=True, stream_options={"include_usage": True})
+    stream = client.chat.completions.create(**fields, stream=True, stream_options={"include_usage": True})
     for chunk in stream:
         assert chunk.object == "chat.completion.chunk"
         for choice in chunk.choices:
@@ -363,12 +370,12 @@ def test_client_chats(chat, mixture):
 def test_async_client(server):
     async def talk():
         async with server.client(asynchronous=True) as client:
-            told = {"model": "mixture", "prompt": "the king ", "max_tokens": 12, "n": 2}
-            answers = await asyncio.gather(*[client.completions.create(**told, seed=i % 2) for i in range(6)])
+            fields = {"model": "mixture", "prompt": "the king ", "max_tokens": 12, "n": 2}
+            answers = await asyncio.gather(*[client.completions.create(**fields, seed=i % 2) for i in range(6)])
             texts = [tuple(choice.text for choice in answer.choices) for answer in answers]
             assert len(set(texts)) == 2
             streamed = ["", ""]
-            async for chunk in await client.completions.create(**told, seed=0, stream=True):
+            async for chunk in await client.completions.create(**fields, seed=0, stream=True):
                 for choice in chunk.choices:
                     streamed[choice.index] += choice.text
             assert tuple(streamed) == texts[0]
@@ -409,9 +416,9 @@ WRONG = {
 
 @pytest.mark.parametrize("case", WRONG)
 def test_client_raises_what_openais_server_makes_it_raise(case, client):
-    told, kind, code, param = WRONG[case]
+    fields, kind, code, param = WRONG[case]
     with pytest.raises(kind) as e:
-        client.completions.create(**{"model": "mixture", "prompt": "the king "} | told)
+        client.completions.create(**{"model": "mixture", "prompt": "the king "} | fields)
     assert (e.value.code, e.value.param) == (code, param)
     assert e.value.type == "invalid_request_error"
     assert e.value.message
@@ -453,11 +460,11 @@ def test_text_comes_whole_characters_at_a_time():
     bytewise = untrained(["ä€𝄞 text"], 300, 4)
     with in_thread(bytewise) as server:
         for seed in range(2):
-            told = {"prompt": "ä", "n": 4, "max_tokens": 60, "temperature": 2, "seed": seed}
+            fields = {"prompt": "ä", "n": 4, "max_tokens": 60, "temperature": 2, "seed": seed}
             expected = [t.text for t in bytewise.think("ä", 4, 60, 2.0, seed=seed)]
-            assert server.texts(**told) == expected
+            assert server.texts(**fields) == expected
             texts = [""] * 4
-            for line in server.post("/v1/completions", told | {"stream": True}).text.splitlines():
+            for line in server.post("/v1/completions", fields | {"stream": True}).text.splitlines():
                 if line.startswith("data: {"):
                     for choice in json.loads(line[6:])["choices"]:
                         texts[choice["index"]] += choice["text"]

@@ -219,6 +219,16 @@ def test_without_a_key_only_names_of_this_machine_are_served(server):
     assert raw(server, two)[0] == 400
 
 
+def test_unknown_paths_and_methods_get_the_standard_words(server):
+    for path, status, message in (("/nothing", 404, "Not Found"), ("/v1/completions", 405, "Method Not Allowed")):
+        answer = server.get(path)
+        assert answer.status_code == status
+        assert answer.json()["error"]["message"] == message
+    long = server.get("/v1/models", headers={"x": "a" * (MAX_HEADER_BYTES - 30)})
+    assert long.status_code == 431
+    assert long.json()["error"]["message"] == f"headers exceed {MAX_HEADER_BYTES} bytes"
+
+
 def test_another_origins_page_cannot_post(server):
     for kind in ("text/plain", "application/x-www-form-urlencoded", "multipart/form-data", ""):
         answer = server.post("/v1/completions", content=b'{"prompt": "a"}', headers={"content-type": kind})

@@ -238,8 +238,8 @@ def test_schemathesis_finds_no_fault(tmp_path):
     mixture = untrained(["bytes, so that every text has tokens"], 300, 4)
     mixture.tokenizer.chat_template = "{% for m in messages %}{{ m['content'] }}{% endfor %}"
     with in_thread(mixture, max_tokens=8, max_request_tokens=64) as server:
-        words = [Path(sys.executable).parent / "schemathesis", "run", server.url + "/openapi.json", "--mode", "all"]
-        words += [
+        command = [Path(sys.executable).parent / "schemathesis", "run", server.url + "/openapi.json", "--mode", "all"]
+        command += [
             "--phases",
             "coverage,fuzzing,stateful" if TORTURE else "fuzzing,stateful",
             "--max-examples",
@@ -247,9 +247,9 @@ def test_schemathesis_finds_no_fault(tmp_path):
             "--seed",
             1,
         ]
-        words += ["--exclude-path", "/metrics", "--request-timeout", 30, "--suppress-health-check", "all"]
-        words += ["--checks", "all", "--exclude-checks", "unsupported_method,missing_required_header,ignored_auth"]
-        done = subprocess.run(list(map(str, words)), cwd=tmp_path, capture_output=True, text=True)
+        command += ["--exclude-path", "/metrics", "--request-timeout", 30, "--suppress-health-check", "all"]
+        command += ["--checks", "all", "--exclude-checks", "unsupported_method,missing_required_header,ignored_auth"]
+        done = subprocess.run(list(map(str, command)), cwd=tmp_path, capture_output=True, text=True)
         assert done.returncode == 0, done.stdout[-8000:] + done.stderr[-2000:]
         print(*re.findall(r"\d+ generated, .*|\d+ selected .*", done.stdout), sep="; ")
         server.wait_until_idle()
@@ -262,7 +262,7 @@ def test_schemathesis_finds_no_fault(tmp_path):
 
 
 async def stop_with_streams(server: Server, count: int, max_tokens: int) -> tuple[list[str], int]:
-    """What `count` streams said when the server was told to stop in the middle of them, and its exit code."""
+    """(texts of `count` streams that were running when SIGTERM was sent, exit code of the server)."""
     begun, texts = asyncio.Event(), {}
     async with httpx.AsyncClient(timeout=60, trust_env=False, limits=httpx.Limits(max_connections=None)) as client:
 
