@@ -1,7 +1,7 @@
 """The engines without HTTP: rows that join and leave a cache, incremental detokenisation, and a stand-in for vLLM.
 
-The stand-in speaks the part of vLLM's API that VllmEngine uses and computes greedily with transformers, so that engine is
-tested where vLLM is not installed. test_vllm.py has the same comparisons against a real vLLM.
+The stand-in speaks the part of vLLM's API that VllmEngine uses and computes greedily with transformers, so that engine
+is tested where vLLM is not installed. test_vllm.py has the same comparisons against a real vLLM.
 """
 
 import contextlib
@@ -22,11 +22,12 @@ from mot.serving.engine import detokenize
 from mot.serving.server import bind
 from mot.serving.vllm_engine import VllmEngine
 
-# Rows that join and leave -----------------------------------------------------------------------------------------------
+# Rows that join and leave
+# -----------------------------------------------------------------------------------------------
 
 
 def cache_of(rows: list[list[float]]) -> DynamicCache:
-    """A preallocated cache of one layer, one head of width one, whose keys are these numbers and values their negatives."""
+    """A preallocated cache of one layer and one head of width one: these keys, and their negatives as values."""
     keys = torch.tensor(rows)[:, None, :, None]
     cache = DynamicCache()
     cache.update(keys, -keys, 0)
@@ -79,7 +80,8 @@ def test_detokenize_emits_whole_characters():
     assert detokenize(Bytes(), [*ids, 0xE2], emitted, True)[0] == "\ufffd"
 
 
-# A stand-in for vLLM ----------------------------------------------------------------------------------------------------
+# A stand-in for vLLM
+# ----------------------------------------------------------------------------------------------------
 
 
 def vllm_app(mixture: MixtureOfThoughts) -> FastAPI:

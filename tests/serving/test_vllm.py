@@ -38,7 +38,7 @@ def run(tmp_path_factory) -> Path:
     from mot.training.run import train
 
     draw = random.Random("vllm")
-    command = ["the", "king", "of", "night", "and", "day", "speaks", "softly", "to", "a", "sleeping", "sea"]
+    words = ["the", "king", "of", "night", "and", "day", "speaks", "softly", "to", "a", "sleeping", "sea"]
     folder = tmp_path_factory.mktemp("vllm")
     (folder / "text.txt").write_text(" ".join(draw.choices(words, k=8000)))
     shape = {"hidden_size": 64, "num_layers": 2, "seq_length": 512, "vocab_size": 100, "num_thoughts": K}
@@ -107,7 +107,7 @@ def metric(url: str, name: str) -> float:
 
 
 def log_softmax(run: Path, prompt: str, said: str, k: int | None = None) -> list[float]:
-    """The model's own log-probabilities, of all tokens, of what is said behind a prompt (and a thought)."""
+    """The model's own log-probabilities, over all tokens, of a text after a prompt (and a thought)."""
     mixture = MixtureOfThoughts.from_pretrained(str(run))
     before, after = (mixture.tokenizer(text)["input_ids"] for text in (prompt, said))
     before += [] if k is None else mixture.tokens_of(k)
