@@ -66,10 +66,10 @@ def test_the_wheel_in_an_empty_environment_gives_mot_and_trains(built, tmp_path,
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", environment], check=True)
     python = environment / "bin" / "python"
     pip = [sys.executable, "-m", "pip", "--python", python, "install", "--quiet", "--no-deps", "--no-index"]
-    subprocess.run([*pip, built / "mixture_of_thoughts-0.1.0-py3-none-any.whl"], check=True)
+    clean = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | {"OMP_NUM_THREADS": "1"}
+    subprocess.run([*pip, built / "mixture_of_thoughts-0.1.0-py3-none-any.whl"], env=clean, check=True)
     packages = next(environment.glob("lib/python*/site-packages"))
     (packages / "here.pth").write_text(sysconfig.get_paths()["purelib"] + "\n")
-    clean = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | {"OMP_NUM_THREADS": "1"}
 
     def run(*words) -> str:
         done = subprocess.run([*map(str, words)], cwd=tmp_path, env=clean, capture_output=True, text=True, timeout=300)
