@@ -67,7 +67,7 @@ def fail(message: str) -> NoReturn:
 
 
 def one_line(error: BaseException | str, longest: int = 160) -> str:
-    """The message of an error on one line, at most `longest` characters."""
+    """An error's message on one line of at most `longest` characters."""
     return " ".join(str(error).split())[:longest]
 
 

@@ -346,8 +346,8 @@ def test_a_vllm_that_dies_is_reported(run, tmp_path):
     ("flags", "message"),
     [
         (("--engine", "vllm"), "--vllm_url: missing"),
-        (("--vllm_url", "http://127.0.0.1:9"), "--vllm_url http://127.0.0.1:9: needs --engine vllm"),
-        (("--engine", "tgi"), "--engine tgi: must be transformers or vllm"),
+        (("--vllm_url", "http://127.0.0.1:9"), "--vllm_url http://127.0.0.1:9: goes with --engine vllm"),
+        (("--engine", "tgi"), "--engine tgi: there are transformers and vllm"),
         (
             ("--engine", "vllm", "--vllm_url", "http://127.0.0.1:9"),
             "--vllm_url http://127.0.0.1:9: no vLLM answers there",
