@@ -4,6 +4,7 @@
 # make torture  set-up, then every way of losing a run or a request, in full (about half an hour)
 # make test-vllm  set-up, then vLLM in an environment of its own (3 GB), then the tests of `--engine vllm` against it
 # make bench  set-up, then what training and thinking cost, as ratios side by side (docs/RESULTS.md, "Fast"); NANOGPT=DIR adds nanoGPT
+# make next   the newest releases without the upper bounds of pyproject.toml, in .venv-next, then the quick tests there
 # make check  set-up, then lint, format and the import contract
 # make setup  the environment alone
 
@@ -11,7 +12,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 SETUP := .venv/.ready
 
-.PHONY: demo quick test test-vllm torture bench check setup
+.PHONY: demo quick test test-vllm torture bench next check setup
 
 demo: $(SETUP)
 	$(BIN)/python train_mot.py --config configs/forks.yaml --output_dir outputs/demo --overwrite
@@ -50,6 +51,14 @@ bench: $(SETUP)
 	$(BIN)/python bench/training.py thoughts --train_file $(TEXT)
 	for part in p5 p6 p7; do $(BIN)/python bench/think.py $$part || exit 1; done
 	$(if $(NANOGPT),$(BIN)/python bench/training.py nanogpt --nanogpt $(NANOGPT) --train_file $(TEXT))
+
+next:
+	$(PYTHON) -m venv --clear .venv-next
+	$(PYTHON) tests/newest_requirements.py > .venv-next/requirements.txt
+	.venv-next/bin/pip install -q --upgrade -r .venv-next/requirements.txt
+	.venv-next/bin/pip install -q --no-deps -e .
+	touch .venv-next/.ready
+	$(MAKE) quick BIN=.venv-next/bin SETUP=.venv-next/.ready
 
 check: $(SETUP)
 	$(BIN)/ruff check .

@@ -35,8 +35,8 @@ def write_pictures(folder: Path, pictures: dict[str, tuple[Callable, str]], data
 def _png(draw: Callable, data, theme: str) -> bytes:
     """The picture as PNG; nothing if the data have nothing for it."""
     import matplotlib
-    from cycler import cycler
     from matplotlib.figure import Figure
+    from matplotlib.rcsetup import cycler
 
     paper, ink, colours = THEMES[theme]
     style = dict.fromkeys(("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), ink)
