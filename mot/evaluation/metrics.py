@@ -4,7 +4,6 @@ Texts of one prompt         distinct_n  ead  vendi_score  self_bleu  pairwise_bl
 Similarity of any kind      ngram_similarity  vendi
 Thoughts, from logits       pairwise_jsd  persistence
 Answers and references      distinct_answers  coverage  chrf_coverage  pass_at_k  majority_at_k  bleu  chrf
-Is the difference real?     bootstrap  paired_bootstrap  matched
 
 A word is what stands between white space, except for BLEU, which has sacrebleu's words. No text is ever sought in its prompt:
 give continuations only. All are invariant to the order of the texts. Shapes as in mot/thoughts.py: K thoughts, T positions,
@@ -18,7 +17,6 @@ from collections.abc import Collection, Hashable, Sequence
 from functools import cache
 from itertools import permutations, zip_longest
 from statistics import fmean
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -266,129 +264,3 @@ def _sacrebleu() -> tuple:
         raise ValueError('BLEU and chrF need sacrebleu; pip install "mixture-of-thoughts[evaluate]"') from None
     # effective_order changes nothing in a corpus; without it a text of three words has BLEU 0 against itself.
     return BLEU(effective_order=True, force=True), CHRF()
-
-
-# Is the difference real? --------------------------------------------------------------------------------------------
-
-
-class Interval(NamedTuple):
-    """A mean and its 95 % interval."""
-
-    mean: float
-    low: float
-    high: float
-
-    def __str__(self) -> str:
-        return f"{self.mean:.3f} [{self.low:.3f}, {self.high:.3f}]"
-
-
-class Point(NamedTuple):
-    """One way to get K texts (a mixture, or a sampler's setting) and its values per prompt; larger is better in both.
-
-    Where smaller is better (self-BLEU, NLL), give the negative.
-    """
-
-    name: str
-    quality: Sequence[float]
-    diversity: Sequence[float]
-
-
-class Matched(NamedTuple):
-    """The best setting that qualifies (`met`), else the one that comes nearest to it; and mixture minus that setting."""
-
-    sentence: str
-    met: bool
-    setting: Point
-    quality: Interval
-    diversity: Interval
-
-
-def bootstrap(values: Sequence[float], seed: int, resamples: int = 10_000) -> Interval:
-    """Mean of the values and the 2.5 % and 97.5 % percentiles of the means of as many values drawn with replacement.
-
-    The values must be of independent units: one per prompt (averaged over samples), or one per training run, never one
-    per text. Of a single unit nothing is known, -inf .. inf. Of few units the interval is too narrow (of normal values
-    5 give 82 % instead of 95 %, 20 give 93 %). ValueError if there are none, or one is not finite. Source: Efron and
-    Tibshirani 1993, section 13.3.
-    """
-    drawn_from = torch.as_tensor(values, dtype=torch.float64)
-    n = len(drawn_from)
-    if n == 0 or not drawn_from.isfinite().all():
-        raise ValueError(f"bootstrap: {n} values, all of them must be finite, at least one")
-    mean = fmean(drawn_from.tolist())
-    if n == 1:
-        return Interval(mean, -math.inf, math.inf)
-    generator = torch.Generator().manual_seed(seed)
-    parts = [min(1000, resamples - i) for i in range(0, resamples, 1000)]
-    means = [drawn_from[torch.randint(n, (part, n), generator=generator)].mean(1) for part in parts]
-    low, high = torch.cat(means).quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
-    return Interval(mean, low, high)
-
-
-def paired_bootstrap(a: Sequence[float], b: Sequence[float], seed: int, resamples: int = 10_000) -> Interval:
-    """Mean of a - b and its interval, a[i] and b[i] of the same prompt: the difference is real if 0 is outside.
-
-    Pairing takes out how hard a prompt is, the most of the noise. Source: Koehn 2004; `bootstrap` of the differences.
-    """
-    if len(a) != len(b):
-        raise ValueError(f"paired_bootstrap: {len(a)} values against {len(b)}; one each per prompt")
-    return bootstrap([x - y for x, y in zip(a, b, strict=True)], seed, resamples)
-
-
-def matched(
-    mixture: Point,
-    settings: list[Point],
-    seed: int,
-    tolerance: float = 0.01,
-    judged: dict[str, Point] | None = None,
-) -> tuple[Matched, Matched]:
-    """The mixture against a sampler at its best: (at the mixture's quality, at the mixture's diversity).
-
-    First: of the settings whose quality is at most `tolerance` below the mixture's, the most diverse. Second: of the
-    settings at least as diverse as the mixture, the one of best quality. Both with mixture minus setting, paired by prompt.
-    Settings *better* than the mixture are not left out of the first, or one that beats it in both would be no match. Where
-    no setting qualifies, the nearest stands in.
-
-    `judged`: by name, the same points on other prompts. Settings are then chosen on the first and compared on these;
-    without it the setting is chosen on the prompts it is judged on, which can only flatter the sampler.
-    """
-    if not settings:
-        raise ValueError("matched: no settings to compare with")
-    judged = judged or {point.name: point for point in (*settings, mixture)}
-    for points in ([mixture, *settings], [judged[point.name] for point in (mixture, *settings)]):
-        for name, *values in points:
-            if not all(len(v) == len(points[0].quality) > 0 and all(map(math.isfinite, v)) for v in values):
-                raise ValueError(
-                    f"matched: {name}: needs a finite quality and diversity for every prompt of the mixture"
-                )
-    quality, diversity = fmean(mixture.quality), fmean(mixture.diversity)
-    scored = [(fmean(setting.quality), fmean(setting.diversity), setting) for setting in settings]
-    slack = 1e-9  # of rounding: 0.134 - 0.01 is more than 0.124
-    by_quality = [((q, d), setting) for q, d, setting in scored]
-    by_diversity = [((d, q), setting) for q, d, setting in scored]
-    good = [pair for pair, (q, _, _) in zip(by_diversity, scored, strict=True) if q >= quality - tolerance - slack]
-    diverse = [pair for pair, (_, d, _) in zip(by_quality, scored, strict=True) if d >= diversity - slack]
-
-    def compared(bound: str, qualified: list, best: str, nearest: list) -> Matched:
-        (value, _), setting = max(qualified or nearest, key=lambda scores_and_setting: scores_and_setting[0])
-        ours, theirs = judged[mixture.name], judged[setting.name]
-        q = paired_bootstrap(ours.quality, theirs.quality, seed)
-        d = paired_bootstrap(ours.diversity, theirs.diversity, seed)
-        how_many = (
-            f"{len(qualified)} of {len(settings)} settings have"
-            if qualified
-            else f"none of {len(settings)} settings has"
-        )
-        which = f"the best {best} of them" if qualified else f"the nearest with {value:.3f}"
-        return Matched(
-            f"{how_many} {bound}, {setting.name} {which}; {mixture.name} minus {setting.name}: quality {q}, diversity {d}",
-            bool(qualified),
-            setting,
-            q,
-            d,
-        )
-
-    return (
-        compared(f"quality {quality - tolerance:.3f} or more", good, "diversity", by_quality),
-        compared(f"diversity {diversity:.3f} or more", diverse, "quality", by_diversity),
-    )
