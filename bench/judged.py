@@ -2,10 +2,10 @@
 
     python bench/judged.py outputs/judge/forks-eval-seed1 outputs/judge/forks-eval-seed2
 
-Each directory is an evaluation of evaluate_diversity.py, all with the same settings. Quality and diversity are shown for the
-mixture's selected setting and for every sampler's setting at matched quality, then mixture minus sampler. Intervals over
-training seeds are Student's t. The largest diversity of all independent samplers is shown too: it may not exceed the
-ceiling, which checks the instrument.
+Each directory is an evaluation of evaluate_diversity.py, all with the same settings. Quality and diversity are shown
+for the mixture's selected setting and for every sampler's setting at matched quality, then mixture minus sampler.
+Intervals over training seeds are Student's t. The largest diversity of all independent samplers is shown too: it may
+not exceed the ceiling, which checks the instrument.
 """
 
 import argparse

@@ -21,8 +21,8 @@ from mot.tasks import e2e
 class Case:
     """K texts of one prompt, with what is known of them.
 
-    `answers`: the verifier's answer of each text, None if the text is invalid. `nll`: nats per token of each text, by the
-    judge. `vocabulary`: number of different word bigrams in everything that is compared.
+    `answers`: the verifier's answer of each text, None if the text is invalid. `nll`: nats per token of each text, by
+    the judge. `vocabulary`: number of different word bigrams in everything that is compared.
     """
 
     item: EvaluationPrompt
@@ -37,8 +37,8 @@ class Case:
 class Measure:
     """A number for a `Case`.
 
-    `needs`: what must be known, of "task", "countable", "creative", "e2e", "references" and "judge". `tolerance`: a loss of
-    at most this counts as equal quality. `worthless`: a mean of this value says that no text is of any use.
+    `needs`: what must be known, of "task", "countable", "creative", "e2e", "references" and "judge". `tolerance`: a
+    loss of at most this counts as equal quality. `worthless`: a mean of this value says that no text is of any use.
     """
 
     description: str
@@ -61,7 +61,7 @@ def info(name: str) -> MeasureInfo:
 
 
 def axes(known: set[str], task: str | None) -> tuple[str | None, str]:
-    """(measure of quality, measure of diversity) for prompts of which this is known; None without a measure of quality."""
+    """(measure of quality, measure of diversity) for prompts of which this is known; quality may be None."""
     if "creative" in known:
         return "validity", "creativity"
     if task in tasks.TASKS:

@@ -37,7 +37,7 @@ class Split:
 
 @dataclass(frozen=True)
 class Plan:
-    """`base` is the model that rivals are drawn from. `quality` and `diversity` are names of measures, `measures` too."""
+    """`base` is the model that rivals are drawn from. `quality`, `diversity` and `measures` are names of measures."""
 
     settings: list[Setting]
     mixture: MixtureOfThoughts

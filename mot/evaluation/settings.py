@@ -1,4 +1,4 @@
-"""What an evaluation is told. No torch here."""
+"""Settings of an evaluation. No torch here."""
 
 from dataclasses import dataclass
 
@@ -8,27 +8,27 @@ from mot.tasks import TASKS
 
 @dataclass
 class EvaluateSettings:
-    """Everything `evaluate_diversity.py` can be told."""
+    """All settings of `evaluate_diversity.py` and `mot evaluate`."""
 
     model: str | None = setting(
-        None, "the model to judge: a directory that train_mot.py wrote, or any causal language model", group="what"
+        None, "the model to evaluate: a directory that train_mot.py wrote, or any causal language model", group="what"
     )
     prompts: str | None = setting(
         None,
-        "a file: one prompt a line, or .jsonl rows with `prompt` and perhaps `references` or `completion`",
+        "a file: one prompt a line, or .jsonl rows with `prompt` and optionally `references` or `completion`",
         group="what",
     )
     text: str | None = setting(None, "held-out text instead: prompts are cut from it, evenly spaced", group="what")
     task: str | None = setting(
-        None, "a built-in task with known answers: its verifier and, but for e2e, its held-out prompts", group="what"
+        None, "a built-in task with known answers: its verifier and, except for e2e, its held-out prompts", group="what"
     )
     tune_prompts: str | None = setting(
-        None, "like --prompts, to tune the samplers on; default: every third of the prompts", group="what"
+        None, "like --prompts, for the validation split; default: every third prompt", group="what"
     )
-    num_prompts: int = setting(256, "judge by at most so many", "prompts", "what", low=1)
+    num_prompts: int = setting(256, "size of the test split, at most", "prompts", "what", low=1)
     plain: str | None = setting(
         None,
-        "a plain model for the baselines, e.g. of the same training FLOPs; default: the model's own trunk",
+        "a plain model to draw rivals from, e.g. of the same training FLOPs; default: the model without a thought",
         group="what",
     )
     judge: str | None = setting(
@@ -38,17 +38,19 @@ class EvaluateSettings:
     num_thoughts: int | None = setting(
         None, "K texts per prompt; default: every thought once, 8 without thoughts", group="how", low=2, high=4096
     )
-    baselines: str = setting("all", "samplers to compare with, separated by commas; all, or none", group="how")
+    baselines: str = setting(
+        "all", "samplers and ablations to compare with, separated by commas; all, or none", group="how"
+    )
     measures: str = setting(
-        "all", "further measures, separated by commas; all that the prompts allow, or none", group="how"
+        "all", "further measures, separated by commas; all that fit the prompts, or none", group="how"
     )
     max_new_tokens: int | None = setting(
-        None, "longest text; default: of a task what its answers need, else 60", "tokens", "how", low=1
+        None, "longest text; default: what the answers of a task need, else 60", "tokens", "how", low=1
     )
-    seeds: int = setting(5, "draw everything so often", "seeds", "how", low=1, high=1000)
+    seeds: int = setting(5, "number of draws of every prompt", "seeds", "how", low=1, high=1000)
     batch_size: int = setting(512, "texts generated at a time", "texts", "how", low=1)
 
-    output_dir: str | None = setting(None, "where everything is written; default outputs/diversity-NAME")
+    output_dir: str | None = setting(None, "directory of all results; default outputs/diversity-NAME")
     overwrite: bool = setting(False, "remove the evaluation that output_dir already holds")
 
     def validate(self) -> None:

@@ -4,8 +4,8 @@
     comparisons = compare_rivals(validation, test, plan, selected)
     verdict = decide(comparisons, test, plan, selected)         # yes only if chance does not explain the difference
 
-`validation` and `test` are points by name of setting, larger is better. Settings are selected on the first and compared on
-the second.
+`validation` and `test` are points by name of setting, larger is better. Settings are selected on the first and compared
+on the second.
 """
 
 import math

@@ -3,9 +3,9 @@
     setting = SAMPLERS["top_p"].settings[3]
     texts_BK = sample(SampleRequest(model, setting, ["abcdefgh>"], k=8, max_new_tokens=60, seed=0))
 
-To add a baseline, write one `Sampler` into SAMPLERS, with a `draw` function if none of those here fits. Tables, figures, the
-evaluation and `--baselines` read everything else from it. transformers' `generate` decodes. Ours are the diverse beams, which
-transformers no longer has, and the random prefix. Shapes: see mot/thoughts.py.
+To add a baseline, write one `Sampler` into SAMPLERS, with a `draw` function if none of those here fits. Tables,
+figures, the evaluation and `--baselines` read everything else from it. transformers' `generate` decodes. Ours are the
+diverse beams, which transformers no longer has, and the random prefix. Shapes: see mot/thoughts.py.
 """
 
 from collections.abc import Callable
@@ -62,7 +62,7 @@ class Setting:
 
 @dataclass(frozen=True)
 class SampleRequest:
-    """K texts of every prompt. `model` is the whole of tokenizer, weights and thought tokens; it may have no thoughts."""
+    """K texts of every prompt. `model` holds tokenizer, weights and thought tokens; it may have no thoughts."""
 
     model: MixtureOfThoughts
     setting: Setting
@@ -92,9 +92,9 @@ def any_model(setting: Setting, model: MixtureOfThoughts, k: int) -> bool:
 class Sampler:
     """A way to draw K texts, with everything that evaluation, tables and figures must know of it.
 
-    `kind`: "mixture" is the method under evaluation, "ablation" is the mixture without a part of it, and "rival" is what a
-    user has without a mixture. The verdict compares with rivals only. `independent`: texts are independent draws, so the
-    independence ceiling bounds them (mot.tasks.independence_ceiling).
+    `kind`: "mixture" is the method under evaluation, "ablation" is the mixture without a part of it, and "rival" is
+    what a user has without a mixture. The verdict compares with rivals only. `independent`: texts are independent
+    draws, so the independence ceiling bounds them (mot.tasks.independence_ceiling).
     """
 
     name: str
@@ -190,7 +190,8 @@ def decode(
 ) -> list[list[str]]:
     """Texts [B][K] that `generate` finds after `rows` of token ids, by argmax after the processors.
 
-    `rows` holds K rows per prompt in order, or one per prompt for a beam search (`beams` > 1), which returns its K best.
+    `rows` holds K rows per prompt in order, or one per prompt for a beam search (`beams` > 1), which returns its K
+    best.
     """
     model, k = request.model, request.k
     end = model.tokenizer.eos_token_id
@@ -235,9 +236,9 @@ def _random_tokens(model: MixtureOfThoughts, length: int, g: torch.Generator) ->
 class DiverseBeams(LogitsProcessor):
     """Diverse beam search with k groups of one beam.
 
-    Each group takes its most probable token, less `penalty` nats for every earlier group that takes the same token at the
-    same position (Hamming diversity). A group that has ended (token `end` at or after position `start`) counts no more.
-    Source: Vijayakumar et al. 2018, algorithm 1.
+    Each group takes its most probable token, less `penalty` nats for every earlier group that takes the same token at
+    the same position (Hamming diversity). A group that has ended (token `end` at or after position `start`) counts no
+    more. Source: Vijayakumar et al. 2018, algorithm 1.
     """
 
     def __init__(self, k: int, penalty: float, end: int, start: int):
