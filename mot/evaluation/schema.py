@@ -199,8 +199,9 @@ cannot be known. A later version may add fields. A change of meaning changes `ve
 `judged` for the validation and test split.
 
 An *estimate* is `{"mean": float, "low": float or null, "high": float or null}`: a mean and the 2.5 % and 97.5 %
-percentiles of its bootstrap. `low` and `high` are null where the spread is unknown, as it is for a single unit. A
-*setting* is a sampler with values for its parameters. Its texts come from the mixture (`mixture`), from the mixture
+percentiles of its bootstrap. `low` and `high` are null where the spread is unknown, as it is for a single unit.
+
+A *setting* is a sampler with values for its parameters. Its texts come from the mixture (`mixture`), from the mixture
 without a thought in its context (`trunk`), from the model of `--plain` (`plain`), or from a model that has no thoughts
 (`model`).
 

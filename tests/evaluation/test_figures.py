@@ -109,8 +109,8 @@ def forks() -> dict:
             ("thoughts temperature 0.5", True, "any", "top_p 0.95", 2.05),
         )
     ]
-    nobody = {"sampler": "beam", "setting": None, "qualified": False, "quality": None, "diversity": None}
-    comparisons.append(comparisons[0] | nobody | {"sentence": "beam search was too wide to run"})
+    missing = {"sampler": "beam", "setting": None, "qualified": False, "quality": None, "diversity": None}
+    comparisons.append(comparisons[0] | missing | {"sentence": "beam search was too wide to run"})
     ablations = [
         comparisons[i] | {"sampler": "one_thought", "setting": "one_thought temperature 1", "matched_on": matched_on}
         for i, matched_on in ((0, "quality"), (4, "diversity"))
