@@ -25,14 +25,12 @@ def illustrated(seed: int = 7) -> tuple[str, list[str | None], list[str | None]]
 def said(path: str) -> tuple[str, list[str | None], list[str | None]]:
     """The same of a model: its trunk at temperature 1, and every thought greedily, on the first held-out prompt."""
     from mot import MixtureOfThoughts, tasks
-    from mot.evaluation.evaluate import prompt_ids
-    from mot.inference.samplers import SAMPLERS, sample
+    from mot.inference.samplers import SAMPLERS, SampleRequest, sample
 
     mixture, task = MixtureOfThoughts.from_pretrained(path), tasks.load("forks")
     prompt = tasks.held_out("forks")[0][0]
-    (at_one,) = [s for s in SAMPLERS["temperature"] if s.get("temperature", 0) == 1]
-    ids = prompt_ids(mixture, [prompt])
-    (texts,) = sample(mixture.model, mixture.tokenizer, ids, [prompt], 8, at_one, 7, 0, mixture.thoughts)
+    (at_one,) = [s for s in SAMPLERS["temperature"].settings if s.get("temperature", 0) == 1]
+    (texts,) = sample(SampleRequest(mixture, at_one, [prompt], k=8, max_new_tokens=7, seed=0))
     thoughts = sorted(mixture.think(prompt, max_new_tokens=7, temperature=0), key=lambda t: t.index)
     return prompt, [task.verify(prompt, t) for t in texts], [task.verify(prompt, t.text) for t in thoughts]
 

@@ -98,20 +98,21 @@ def evaluate(argv: list[str] | None = None, prog: str = "mot evaluate") -> None:
     """compare K thoughts with tuned samplers, in diversity and quality"""
     settings = parse(EvaluateSettings, argv, prog, evaluate.__doc__)
     _quiet()
+    import dataclasses
     import shlex
 
     from rich.console import Console
 
-    from mot.evaluation import evaluate as evaluation
-    from mot.evaluation import figures
+    from mot.evaluation.evaluate import evaluate as run
+    from mot.evaluation.report import write
+    from mot.evaluation.samples import RESULT, TEXTS
+    from mot.evaluation.table import table
 
-    args = [prog, *(sys.argv[1:] if argv is None else argv)]
-    result = evaluation.compare(settings, shlex.join(args))
-    page = figures.write(result, settings.output())
-    Console(highlight=False).print(figures.table(result))
-    print(f"report   {page}")
-    print(f"numbers  {settings.output()}/{evaluation.RESULT}")
-    print(f"texts    {settings.output()}/{evaluation.TEXTS}")
+    command = shlex.join([prog, *(sys.argv[1:] if argv is None else argv)])
+    result, output = dataclasses.asdict(run(settings, command)), settings.output()
+    page = write(result, output)
+    Console(highlight=False).print(table(result))
+    print(f"report   {page}\nnumbers  {output}/{RESULT}\ntexts    {output}/{TEXTS}")
 
 
 def export(argv: list[str] | None = None, prog: str = "mot export") -> None:

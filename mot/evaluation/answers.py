@@ -14,19 +14,23 @@ from mot.inference.think import MixtureOfThoughts, Thought
 
 @dataclass(frozen=True)
 class Found:
-    """What K thoughts per prompt came to, averaged over prompts. `samples`: (prompt, thoughts, answers or None) of each.
+    """The answers of K thoughts per prompt, as means over prompts. `samples`: (prompt, thoughts, answers or None) of
+    each.
 
-    For a creative task K samples in all, `samples` of them with every thought once (the last ones perhaps fewer).
+    A creative task has K samples in all. Each of its `samples` then holds every thought once, the last ones perhaps
+    fewer.
     """
 
     k: int
     prompts: int
     validity: float  # share of all continuations that the task's verifier accepts
     distinct: float  # distinct valid answers per prompt, 0 .. min(k, answers)
-    answers: float  # answers that there are, per prompt
-    ceiling: float  # the most that k independent draws can find, in expectation; or of creativity, a perfect sampler's
+    answers: float  # number of valid answers that a prompt has
+    ceiling: float  # expectation of `distinct` for k independent draws at best; a perfect sampler's creativity
     samples: list[tuple[str, list[Thought], list[str | None]]]
-    creativity: float | None = None  # of a creative task: share of the k samples that are valid, unseen and no repeats
+    creativity: float | None = (
+        None  # of a creative task: share of the k samples that are valid, unseen and not repeated
+    )
 
     def line(self, task: str) -> str:
         if self.creativity is not None:
@@ -49,9 +53,9 @@ def find_answers(
     seed: int = 0,
     prompts: int = 512,
 ) -> Found:
-    """Think k ways about each of `prompts` different held-out prompts and verify every answer.
+    """Follow k thoughts on each of `prompts` different held-out prompts, and verify every answer.
 
-    Default: every thought once at temperature 0; for a creative task, which has one empty prompt, 1,000 samples at
+    Default: every thought once at temperature 0. A creative task has one empty prompt; its default is 1,000 samples at
     temperature 1, spread evenly over the thoughts.
     """
     if tasks.TASKS[task].creative:
@@ -89,7 +93,7 @@ def _create(mixture: MixtureOfThoughts, task: str, k: int, temperature: float, s
     )
     texts = [t.text for t in thoughts]
     answers = [module.verify("", text) for text in texts]
-    # Side by side, as for any prompt: the first text of every thought, then the second, ...
+    # In rounds, as for any prompt: the first text of every thought, then the second, and so on.
     copies, rounds = {}, {}
     for thought, answer in zip(thoughts, answers, strict=True):
         copies[thought.index] = copies.get(thought.index, 0) + 1

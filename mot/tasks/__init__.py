@@ -43,6 +43,7 @@ class Facts:
     recurring: bool = False  # it has few prompts, so rows are held out, not prompts
     creative: bool = False  # it is scored by `creativity`
     training_rows: int | None = None  # rows of its one training set; None: --seed draws TRAIN_ROWS of them
+    words: bool = False  # its answers are sentences, so measures of words make sense
     measures: tuple[str, ...] = ()  # further functions of its file, (prompt, text) -> truthy if the text has the fault
 
 
@@ -52,7 +53,7 @@ TASKS = {
     "circle": Facts(answer_tokens=20, recurring=True, creative=True, training_rows=10_000),
     "siblings": Facts(answer_tokens=7, recurring=True, creative=True, training_rows=50_000),
     "countdown": Facts(answer_tokens=16),
-    "e2e": Facts(own_rows=False, measures=("added",)),
+    "e2e": Facts(own_rows=False, words=True, measures=("added",)),
 }
 OWN_ROWS = tuple(name for name, facts in TASKS.items() if facts.own_rows)
 CREATIVE = tuple(name for name, facts in TASKS.items() if facts.creative)
