@@ -14,7 +14,6 @@ from mot import tasks
 from mot.evaluation import metrics
 from mot.evaluation.prompts import EvaluationPrompt
 from mot.evaluation.schema import MeasureInfo
-from mot.tasks import e2e
 
 
 @dataclass(frozen=True)
@@ -93,7 +92,7 @@ def _majority_at_k(case: Case) -> float:
 
 
 def _added(case: Case) -> float:
-    return fmean(bool(e2e.added(case.item.prompt, text)) for text in case.texts)
+    return fmean(bool(tasks.load(case.task).added(case.item.prompt, text)) for text in case.texts)
 
 
 def _chrf(case: Case) -> float:
