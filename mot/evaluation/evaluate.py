@@ -35,7 +35,7 @@ from mot.evaluation.settings import EvaluateSettings
 from mot.inference.samplers import BASELINES, GREEDY_THOUGHTS, SAMPLERS, Setting, sample
 from mot.inference.settings import SamplingParams
 from mot.inference.think import MixtureOfThoughts
-from mot.model.build import base_logprobs
+from mot.model.score import base_logprobs
 from mot.model.tokenizer import encode
 from mot.runtime.files import atomic_write
 from mot.tasks import TASKS, e2e

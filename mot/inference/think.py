@@ -25,7 +25,8 @@ from transformers import (
 from mot.data.load import Prompt, collate_rows, encode_prompts
 from mot.inference.sampling import GumbelSampler, generator_of, generators_of, warpers
 from mot.inference.settings import SamplingParams
-from mot.model.build import describe_model, load_model, prefill, read_thought, score
+from mot.model.load import describe_model, load_model
+from mot.model.score import prefill, read_thought, score
 from mot.model.shared_prompt import keep_once, prompt_cache
 from mot.model.tokenizer import encode
 from mot.thoughts import choose_thoughts, repeats, word_index

@@ -60,6 +60,11 @@ class _Parser(argparse.ArgumentParser):
         fail(f"{message}; {self.prog} --help lists every flag")
 
 
+def one_line(error: BaseException | str, longest: int = 160) -> str:
+    """Return the text of an error in one line, cut to `longest` characters."""
+    return " ".join(str(error).split())[:longest]
+
+
 def fail(message: str) -> NoReturn:
     """Print one line for a user's mistake and leave with code 2."""
     print(f"error: {' '.join(message.split())}", file=sys.stderr)

@@ -30,7 +30,7 @@ from transformers.cache_utils import DynamicLayer
 from mot.inference.sampling import GumbelSampler, generators_of, warpers
 from mot.inference.settings import SamplingParams
 from mot.inference.think import MixtureOfThoughts
-from mot.model.build import read_thought
+from mot.model.score import read_thought
 from mot.model.shared_prompt import Roomy
 from mot.serving.engine import Ask, Begun, Failed, Job, Jobs, Said, Token, spell
 

@@ -29,7 +29,7 @@ from transformers import PrinterCallback, Trainer, TrainingArguments
 from mot.data.load import Batches, Data, Windows, branch, by_length, collate_windows, encode_prompts
 from mot.inference.think import MixtureOfThoughts
 from mot.model import adapters
-from mot.model.build import base_logprobs, evaluating, lay_out, score, thought_logprobs
+from mot.model.score import base_logprobs, evaluating, lay_out, score, thought_logprobs
 from mot.model.tokenizer import thought_ids
 from mot.runtime.files import WRITE_ERRORS, atomic_write_text, disk_is_full
 from mot.runtime.remote import Mirror

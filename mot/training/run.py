@@ -22,7 +22,8 @@ import torch
 from mot import tasks
 from mot.data.load import Data, Windows, load_data
 from mot.model import adapters
-from mot.model.build import build_model, require_branching
+from mot.model.build import build_model
+from mot.model.score import require_branching
 from mot.runtime.files import CONFIGURATIONS, WRITE_ERRORS, disk_is_full, publish
 from mot.runtime.remote import Mirror, is_remote
 from mot.runtime.signals import Interruption

@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM
 
 from mot.inference.settings import SamplingParams
 from mot.inference.think import MixtureOfThoughts
-from mot.model.build import lay_out, score, thought_logprobs
+from mot.model.score import lay_out, score, thought_logprobs
 from mot.thoughts import choose_thoughts, diversity, draw_words, responsibilities, word_index
 from mot.training import em as trainer_module
 from mot.training.checkpoint import newest

@@ -28,7 +28,7 @@ from mot.data.load import branch, collate_rows, encode_prompts, load_data
 from mot.inference.settings import ExportSettings, SamplingParams
 from mot.inference.think import MixtureOfThoughts
 from mot.model import adapters
-from mot.model.build import require_branching, score, thought_logprobs
+from mot.model.score import require_branching, score, thought_logprobs
 from mot.model.tokenizer import encode, opening, thought_ids
 from mot.runtime.flags import parse
 from mot.training.run import train

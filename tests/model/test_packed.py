@@ -7,7 +7,8 @@ import torch
 from torch import nn
 
 from mot.inference.think import MixtureOfThoughts
-from mot.model.build import build_model, load_model
+from mot.model.build import build_model
+from mot.model.load import load_model
 from mot.model.packed import SMALLEST, Packed, pack
 from mot.model.tokenizer import build_tokenizer
 from mot.training.settings import TrainSettings

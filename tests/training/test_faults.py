@@ -16,7 +16,8 @@ import pytest
 import torch
 
 from mot.data.load import load_data
-from mot.model.build import build_model, load_model
+from mot.model.build import build_model
+from mot.model.load import load_model
 from mot.runtime.signals import Interruption
 from mot.training.checkpoint import MANIFEST, check, find, seal
 from mot.training.em import PATIENCE, REMEMBERED, MixtureTrainer
