@@ -25,9 +25,10 @@ from transformers import (
 from mot.data.load import Prompt, collate_rows, encode_prompts
 from mot.inference.sampling import GumbelSampler, generator_of, generators_of, warpers
 from mot.inference.settings import SamplingParams
+from mot.model.config import MixtureConfig
 from mot.model.load import describe_model, load_model
 from mot.model.score import prefill, read_thought, score
-from mot.model.shared_prompt import keep_once, prompt_cache
+from mot.model.shared_prompt import share_prompt, prompt_cache
 from mot.model.tokenizer import encode
 from mot.thoughts import choose_thoughts, repeats, word_index
 
@@ -69,7 +70,7 @@ class MixtureOfThoughts:
 
     @classmethod
     def _of(cls, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, thoughts: list[int]):
-        return cls(model, tokenizer, thoughts, getattr(model.config, "mot", {}).get("thought_length", 1))
+        return cls(model, tokenizer, thoughts, MixtureConfig.of(model).thought_length)
 
     @classmethod
     def without_weights(cls, path: str) -> "MixtureOfThoughts":
@@ -136,7 +137,7 @@ class MixtureOfThoughts:
         K = params.num_thoughts or self.num_thoughts
         batch, logits_BV, cache = self._prefill(prompts)
         if K > 1:
-            keep_once(cache)
+            share_prompt(cache)
         router_BN = logits_BV[:, self.thoughts] if self.thoughts else torch.zeros(len(prompts), 1)
         words_BKL, probability_BK = self.choose(batch, router_BN, cache, prompts, K, params.creativity, params.seed)
         chosen_BK = [[self.index_of(word) for word in words] for words in words_BKL.tolist()]

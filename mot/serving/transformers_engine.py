@@ -31,7 +31,7 @@ from mot.inference.sampling import GumbelSampler, generators_of, warpers
 from mot.inference.settings import SamplingParams
 from mot.inference.think import MixtureOfThoughts
 from mot.model.score import read_thought
-from mot.model.shared_prompt import Roomy
+from mot.model.shared_prompt import PreallocatedLayer
 from mot.serving.engine import Ask, Begun, Failed, Job, Jobs, Said, Token, spell
 
 PREFILL = 512  # tokens of a prompt computed between two decode steps
@@ -184,7 +184,7 @@ class Engine(Jobs):
             )
             for place, ((k, _), g) in enumerate(zip(chosen, generators, strict=True))
         ]
-        job.cache.layers = [Roomy.of(x) if type(x) is DynamicLayer else x for x in job.cache.layers]
+        job.cache.layers = [PreallocatedLayer.of(x) if type(x) is DynamicLayer else x for x in job.cache.layers]
         group = Group(rows, job.cache)
         job.cache = None
         if ask.max_tokens == 0:
@@ -341,7 +341,7 @@ def _may_join(a: Group, b: Group) -> bool:
     """Two groups may share a forward pass if no row was promised otherwise, and little of it would be padding."""
     if any(row.job.ask.seed is not None for group in (a, b) for row in (group.rows[0],)):
         return False
-    if any(type(layer) is not Roomy for layer in a.cache.layers):
+    if any(type(layer) is not PreallocatedLayer for layer in a.cache.layers):
         return False  # sliding windows and states have no left to pad
     lengths = [row.length for group in (a, b) for row in group.rows]
     return max(lengths) * len(lengths) <= 2 * sum(lengths)

@@ -184,7 +184,7 @@ def test_scoring_with_a_shared_prompt_equals_scoring_every_word_on_its_own(mixtu
 
 @torch.no_grad()
 def test_the_probabilities_of_all_words_sum_to_one_and_those_of_a_first_token_to_its_own(mixture):
-    _, router, of_word = thought_logprobs(mixture.model, rows(mixture, ("the ", "x")), mixture.thoughts, words_ML=WORDS)
+    _, router, of_word = thought_logprobs(mixture.model, rows(mixture, ("the ", "x")), mixture.thoughts, sequences_ML=WORDS)
     assert torch.allclose(of_word.exp().view(N, -1).sum(1), router.softmax(-1)[0], atol=1e-6)
     thoughts = mixture.think("the ", num_thoughts=W, max_new_tokens=1, temperature=0)
     assert sum(t.probability for t in thoughts) == pytest.approx(1, abs=1e-6)
@@ -195,7 +195,7 @@ def test_the_probabilities_of_all_words_sum_to_one_and_those_of_a_first_token_to
 @torch.no_grad()
 def test_the_estimate_of_the_mixture_nll_is_the_formula_and_right_in_expectation(mixture):
     batch, length = rows(mixture, ("the ", "dog")), 3
-    logp, _, of_word = thought_logprobs(mixture.model, batch, mixture.thoughts, words_ML=WORDS)
+    logp, _, of_word = thought_logprobs(mixture.model, batch, mixture.thoughts, sequences_ML=WORDS)
     joint = (of_word + logp.sum(-1))[0].double().exp()  # p(word | x) p(y | x, word) of all W
     asked = [word_index(word, N) for word in draw_words(N, N, L, torch.Generator().manual_seed(0)).tolist()]
     scores = score(mixture.model, batch, mixture.thoughts, mixture.tokenizer.pad_token_id, L)

@@ -10,7 +10,7 @@ import mot.inference.think
 import mot.model.shared_prompt
 from mot.inference.settings import SamplingParams
 from mot.inference.think import MixtureOfThoughts
-from mot.model.shared_prompt import NAME, PromptOnce, by_products, keep_once, prompt_cache
+from mot.model.shared_prompt import NAME, SharedPromptLayer, by_products, share_prompt, prompt_cache
 
 PROMPTS = ["the ", "lazy dog. the quick brown", "o", "jumps over"]
 WINDOWED = {"mistral": 0, "gemma3": 1}  # layers, of two, that keep a prompt once
@@ -44,8 +44,8 @@ def test_a_prompt_kept_once_gives_the_logits_of_copies(base, pads):
     for cache in caches:
         positions = (mask.cumsum(-1) - 1).clamp_min(0)
         model(ids, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True)
-    keep_once(caches[0])
-    kept = sum(type(layer) is PromptOnce and layer.prompt_keys is not None for layer in caches[0].layers)
+    share_prompt(caches[0])
+    kept = sum(type(layer) is SharedPromptLayer and layer.prompt_keys is not None for layer in caches[0].layers)
     assert kept == WINDOWED.get(architecture, 2)
     for cache in caches:
         cache.batch_select_indices(torch.arange(B).repeat_interleave(K))
@@ -118,7 +118,7 @@ def test_rows_are_picked_prompt_by_prompt_or_not_at_all():
     mixture = tiny(4)
     cache = prompt_cache(mixture.model)
     mixture.model(torch.arange(8).view(2, 4), past_key_values=cache, use_cache=True)
-    keep_once(cache)
+    share_prompt(cache)
     cache.batch_select_indices(torch.tensor([0, 0, 1, 1]))
     for rows in ([1, 0, 3], [0, 2, 1, 3], [0, 1, 2], [0, 1]):
         with pytest.raises(ValueError, match="equally many rows"):
@@ -132,7 +132,7 @@ def test_attention_that_goes_past_the_prompt_is_an_error_and_not_another_text():
     mixture = tiny(4)
     cache = prompt_cache(mixture.model)
     mixture.model(torch.arange(4)[None], past_key_values=cache, use_cache=True)
-    keep_once(cache)
+    share_prompt(cache)
     mixture.model.set_attn_implementation("sdpa")  # as another thread might, between two steps
     mixture.model(torch.tensor([[5]]), past_key_values=cache, use_cache=True)  # is seen at the next step
     with pytest.raises(RuntimeError, match="went past the prompt"):
@@ -146,7 +146,7 @@ def test_attention_by_products_is_attention(masked):
     mask = torch.zeros(2, 1, 1, 9).masked_fill_(torch.arange(9) < torch.tensor([0, 4]).view(2, 1, 1, 1), -torch.inf)
     for scale in (None, 0.7):
         out, lse = by_products(q, k, v, mask if masked else None, scale)
-        expected, expected_lse = mot.model.shared_prompt._attention(q, k, v, mask if masked else None, scale)
+        expected, expected_lse = mot.model.shared_prompt.attention(q, k, v, mask if masked else None, scale)
         public = torch.nn.functional.scaled_dot_product_attention(q, k, v, mask if masked else None, scale=scale)
         assert torch.allclose(out, public, atol=1e-6)
         assert torch.allclose(expected, public, atol=1e-6)
