@@ -75,13 +75,23 @@ def claim(output_dir: str, overwrite: bool, goes_on: bool, settings: dict) -> No
 
 def require_space(output_dir: str, needed: int) -> None:
     """Raise ValueError if the disk under `output_dir` has less than `needed` bytes free."""
-    there = next(p for p in [Path(output_dir).resolve(), *Path(output_dir).resolve().parents] if os.path.isdir(p))
-    free = shutil.disk_usage(there).free
+    free = free_bytes(output_dir)
     if free < needed:
         raise ValueError(
-            f"--output_dir {output_dir}: checkpoints and model need {needed / 2**20:,.0f} MiB and the disk has {free / 2**20:,.0f} free; "
-            "free some, give another directory, or a smaller --save_total_limit"
+            f"--output_dir {output_dir}: checkpoints and model need {needed / 2**20:,.0f} MiB and the disk has "
+            f"{free / 2**20:,.0f} free; free some, give another directory, or a smaller --save_total_limit"
         )
+
+
+def free_bytes(output_dir: str) -> int:
+    """Return the free bytes of the disk that `output_dir`, which need not exist, is or would be on."""
+    path = Path(output_dir).resolve()
+    return shutil.disk_usage(next(p for p in [path, *path.parents] if os.path.isdir(p))).free
+
+
+def bytes_on_disk(directory: Path) -> int:
+    """Return what the files of a directory take on a disk with blocks of 4 KiB."""
+    return sum(-(-path.stat().st_size // 4096) * 4096 for path in _files(directory).values())
 
 
 # Checkpoints ------------------------------------------------------------------------------------------------------------

@@ -252,7 +252,7 @@ def test_diversity_gradient_reaches_the_weights(tmp_path):
         losses[weight] = [p.grad.clone() for p in trainer.model.parameters()]
     changed = [not torch.allclose(a, b, atol=1e-9) for a, b in zip(losses[0.0], losses[0.5], strict=True)]
     assert sum(changed) > len(changed) / 2
-    assert (b["others"] >= 0).any()
+    assert (b["contrast"] >= 0).any()
 
 
 def test_a_step_towards_more_diversity_raises_it(tmp_path):
@@ -263,17 +263,17 @@ def test_a_step_towards_more_diversity_raises_it(tmp_path):
         compared = b["thought"][:, 0] >= 0
         ids = torch.tensor(trainer.thoughts)
         others = torch.stack([ids[ids != k] for k in b["thought"][compared]])[..., None]
-        b["others"] = torch.full_like(b["others"], -1).masked_scatter(compared[:, None, None], others)
-        b["totals"]["compared"] = int(compared.sum())
+        b["contrast"] = torch.full_like(b["contrast"], -1).masked_scatter(compared[:, None, None], others)
+        b["totals"]["contrasted"] = int(compared.sum())
         for _ in range(5):
             trainer.model.zero_grad()
             trainer.compute_loss(trainer.model, dict(b)).backward()
             with torch.no_grad():
                 for p in trainer.model.parameters():
                     p -= 0.1 * p.grad
-        trainer._reset_window()
+        trainer.window.reset()
         trainer.compute_loss(trainer.model, dict(b))
-        said.append(trainer._sums["diversity"].item())
+        said.append(trainer.window.losses["diversity"].item())
     assert said[0] < said[1] < said[2]
 
 
@@ -317,8 +317,8 @@ def test_the_loss_is_the_formula(tmp_path, source, loud):
             if k >= 0:
                 usage.append(logits[len(x) - 1, thoughts].softmax(-1))
                 router.append(-(b["q"][i, 0] * usage[-1].log()).sum())
-            if b["others"][i, 0] >= 0:
-                among = [k, *b["others"][i, :, 0].tolist()]
+            if b["contrast"][i, 0] >= 0:
+                among = [k, *b["contrast"][i, :, 0].tolist()]
                 assert sorted(among) == sorted(thoughts)  # the winner and the three others
                 each = [trainer.model(torch.tensor([[*x, m, *y]])).logits[:, len(x) : -1] for m in among]
                 said.append(diversity(torch.stack(each), torch.tensor([y]), torch.ones(1, len(y))).squeeze())
@@ -350,7 +350,7 @@ def test_the_e_step_is_the_formula(tmp_path, source, step, tau):
     assert 0 < carrying.sum() < 32
     assert (b["q"][~carrying] == 0).all()
     assert set(b["thought"][carrying, 0].tolist()) <= set(trainer.thoughts)
-    assert bool((b["others"] >= 0).any()) == (step == 9)  # diversity counts only after the anneal
+    assert bool((b["contrast"] >= 0).any()) == (step == 9)  # diversity counts only after the anneal
 
 
 def test_winners_are_drawn_from_the_responsibilities(tmp_path):

@@ -314,9 +314,9 @@ def test_the_e_step_is_the_formula(tmp_path, source, drawn):
         assert (b["q"][carrying, i].sum(-1) == 1).all()
     assert (b["q"][~carrying] == 0).all()
     assert (b["thought"][~carrying] == -1).all()
-    compared = b["others"][:, 0, 0] >= 0
+    compared = b["contrast"][:, 0, 0] >= 0
     assert compared.any()
-    for own, others in zip(b["thought"][compared], b["others"][compared], strict=True):
+    for own, others in zip(b["thought"][compared], b["contrast"][compared], strict=True):
         assert sorted([own.tolist(), *others.tolist()]) == sorted(among.tolist())
 
 
@@ -343,8 +343,8 @@ def test_the_loss_is_the_formula(tmp_path, source, loud):
                 for j in range(1, L):
                     p = logits[len(x) - 1 + j, thoughts].softmax(-1)
                     router[-1] = router[-1] - p[thoughts.index(word[j])].log()
-            if b["others"][i, 0, 0] >= 0:
-                among = [word, *b["others"][i].tolist()]
+            if b["contrast"][i, 0, 0] >= 0:
+                among = [word, *b["contrast"][i].tolist()]
                 each = [trainer.model(torch.tensor([[*x, *m, *y]])).logits[:, len(x) + L - 1 : -1] for m in among]
                 said.append(diversity(torch.stack(each), torch.tensor([y]), torch.ones(1, len(y))).squeeze())
     lm, router, usage, said = (torch.stack(values) for values in (lm, router, usage, said))

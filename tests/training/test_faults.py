@@ -14,13 +14,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from transformers import TrainerCallback
 
 from mot.data.load import load_data
 from mot.model.build import build_model
 from mot.model.load import load_model
 from mot.runtime.signals import Interruption
 from mot.training.checkpoint import MANIFEST, check, find, seal
-from mot.training.em import PATIENCE, REMEMBERED, MixtureTrainer
+from mot.training.callbacks import PATIENCE, WINDOW
+from mot.training.em import MixtureTrainer
 from mot.training.settings import TrainSettings
 
 
@@ -58,7 +60,7 @@ def test_an_update_from_nan_is_skipped_and_changes_no_bit(where, value, text_fil
         if trainer.state.global_step == 5:
             before.extend(states(trainer))
             if where == "loss":
-                trainer._step_loss = trainer._step_loss * value
+                trainer.guard.step_loss = trainer.guard.step_loss * value
                 return loss * value
             loss.register_hook(lambda gradient: gradient * value)
         elif trainer.state.global_step == 6:
@@ -105,31 +107,31 @@ def test_nine_bad_updates_do_not_end_it(text_file, tmp_path, monkeypatch):
 def test_a_spike_is_told_from_noise_by_six_standard_deviations(text_file, tmp_path):
     trainer = trainer_of(text_file, tmp_path)
     noise = torch.Generator().manual_seed(0)
-    for _ in range(REMEMBERED - 1):
-        trainer.recent.append(2 + 0.1 * float(torch.randn((), generator=noise)))
-    assert trainer.fault(9.0, 1.0) is None  # too little seen to judge
-    trainer.recent.append(2.0)
-    mean = sum(trainer.recent) / REMEMBERED
-    deviation = (sum((x - mean) ** 2 for x in trainer.recent) / REMEMBERED) ** 0.5
-    assert trainer.fault(mean + 5.9 * deviation, 1.0) is None
-    assert "standard deviations above the last 128" in trainer.fault(mean + 6.1 * deviation, 1.0)
-    assert trainer.fault(mean - 20 * deviation, 1.0) is None  # falling is what it is for
+    for _ in range(WINDOW - 1):
+        trainer.guard.loss_window.append(2 + 0.1 * float(torch.randn((), generator=noise)))
+    assert trainer.guard.anomaly(9.0, 1.0) is None  # too little seen to judge
+    trainer.guard.loss_window.append(2.0)
+    mean = sum(trainer.guard.loss_window) / WINDOW
+    deviation = (sum((x - mean) ** 2 for x in trainer.guard.loss_window) / WINDOW) ** 0.5
+    assert trainer.guard.anomaly(mean + 5.9 * deviation, 1.0) is None
+    assert "standard deviations above the last 128" in trainer.guard.anomaly(mean + 6.1 * deviation, 1.0)
+    assert trainer.guard.anomaly(mean - 20 * deviation, 1.0) is None  # falling is what it is for
 
 
 def test_leaving_a_plateau_is_no_spike(text_file, tmp_path):
     """On `circle` a loss that had stood still for 128 steps rose by 4 %: 76 standard deviations, and the run gave up."""
     trainer = trainer_of(text_file, tmp_path)
-    trainer.recent.extend(2.7 + 0.001 * (i % 2) for i in range(REMEMBERED))
-    assert trainer.fault(2.81, 1.0) is None
-    assert "standard deviations" in trainer.fault(1.13 * 2.7, 1.0)
+    trainer.guard.loss_window.extend(2.7 + 0.001 * (i % 2) for i in range(WINDOW))
+    assert trainer.guard.anomaly(2.81, 1.0) is None
+    assert "standard deviations" in trainer.guard.anomaly(1.13 * 2.7, 1.0)
 
 
 def test_a_spike_in_a_run_is_skipped(text_file, tmp_path, monkeypatch, capsys):
-    trainer = trainer_of(text_file, tmp_path, steps=2 * REMEMBERED + 10)
+    trainer = trainer_of(text_file, tmp_path, steps=2 * WINDOW + 10)
     assign = trainer.assign
 
     def scrambled(batches, g):
-        if trainer.state.global_step == 2 * REMEMBERED + 4:
+        if trainer.state.global_step == 2 * WINDOW + 4:
             for b in batches:
                 b["completion"] = torch.randint(20, b["completion"].shape, generator=g)
                 b["prompt"] = torch.randint(20, b["prompt"].shape, generator=g)
@@ -137,11 +139,21 @@ def test_a_spike_in_a_run_is_skipped(text_file, tmp_path, monkeypatch, capsys):
 
     monkeypatch.setattr(trainer, "assign", scrambled)
     trainer.train()
-    assert f"step {2 * REMEMBERED + 5}: loss" in capsys.readouterr().err
-    assert len(trainer.recent) == REMEMBERED
+    assert f"step {2 * WINDOW + 5}: loss" in capsys.readouterr().err
+    assert len(trainer.guard.loss_window) == WINDOW
 
 
 # Memory and precision ---------------------------------------------------------------------------------------------------
+
+
+class Catch(TrainerCallback):
+    """Keep the gradients of every update."""
+
+    def __init__(self, caught: list):
+        self.caught = caught
+
+    def on_pre_optimizer_step(self, args, state, control, model=None, **_):
+        self.caught.extend(p.grad.clone() for p in model.parameters())
 
 
 def test_save_memory_recomputes_and_changes_no_gradient(text_file, tmp_path):
@@ -149,11 +161,7 @@ def test_save_memory_recomputes_and_changes_no_gradient(text_file, tmp_path):
     for save_memory in (False, True):
         trainer = trainer_of(text_file, tmp_path, steps=1, save_memory=save_memory)
         caught = []
-        norm_of = trainer._get_grad_norm
-        trainer._get_grad_norm = lambda model, grad_norm, norm_of=norm_of, caught=caught: (
-            caught.extend(p.grad.clone() for p in model.parameters()),
-            norm_of(model, grad_norm),
-        )[1]
+        trainer.add_callback(Catch(caught))
         trainer.train()
         assert trainer.model.is_activation_checkpointing == save_memory
         gradients.append(caught)
