@@ -131,12 +131,12 @@ def test_a_full_disk_costs_lines_and_not_the_run(tmp_path, capsys):
     path, warned = tmp_path / METRICS, set()
     with files_no_larger_than(1000):
         for step in range(50):
-            with tracking.surviving(path, warned):
+            with tracking.warn_on_write_error(path, warned):
                 tracking._append(path, {"step": step, "loss": 0.123456789})
     whole = path.read_bytes()
     assert 900 < len(whole) <= 1000
     assert whole.endswith(b"}\n")  # no half line for the next one to stick to
-    with tracking.surviving(path, warned):
+    with tracking.warn_on_write_error(path, warned):
         tracking._append(path, {"step": 50})
     steps = [m["step"] for m in read_metrics(path)]
     assert steps == [*range(len(steps) - 1), 50]
