@@ -32,7 +32,7 @@ from mot.inference.think import MixtureOfThoughts
 from mot.model.build import build_model
 from mot.model.config import MixtureConfig
 from mot.model.packed import MkldnnLinear, pack
-from mot.model.shared_prompt import SharedPromptLayer, share_prompt, prompt_cache
+from mot.model.shared_prompt import SharedPromptLayer, prompt_cache, share_prompt
 from mot.model.tokenizer import build_tokenizer
 from mot.training.settings import TrainSettings
 

@@ -28,7 +28,7 @@ from mot.inference.settings import SamplingParams
 from mot.model.config import MixtureConfig
 from mot.model.load import describe_model, load_model
 from mot.model.score import prefill, read_thought, score
-from mot.model.shared_prompt import share_prompt, prompt_cache
+from mot.model.shared_prompt import prompt_cache, share_prompt
 from mot.model.tokenizer import encode
 from mot.thoughts import choose_thoughts, repeats, word_index
 

@@ -38,8 +38,8 @@ from mot.training.assignment import Assignment, choose_contrast, match, row_offs
 from mot.training.callbacks import FlagIntervals, LogWindow, SealCheckpoint, SpikeGuard, StopOnSignal
 from mot.training.evaluate import evenly, measure, sample
 from mot.training.recipes import recipe_of
+from mot.training.run_log import RunLog
 from mot.training.settings import ANNEAL, DIVERSITY_FROM, DIVERSITY_THOUGHTS, RunSettings
-from mot.training.tracking import RunLog
 
 ESTEP_PARTS = 4  # batches of similar length that the E-step makes of one: short rows are not padded to the longest
 COOLED = 1 / 20  # tau of the responsibilities falls from --estep_temperature to this share of it

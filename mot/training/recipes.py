@@ -159,7 +159,7 @@ class Adapting:
 
     def notes(self, output_dir: str, metrics: dict[str, float]) -> list[str]:
         """Return what adapting did to the trunk: the base NLL at step 0, where it is the base model's, and now."""
-        from mot.training.tracking import METRICS, read_metrics
+        from mot.training.run_log import METRICS, read_metrics
 
         lines = read_metrics(Path(output_dir) / METRICS)
         first = next((m for m in lines if m["step"] == 0 and "eval_base_nll" in m), {})

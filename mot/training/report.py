@@ -12,8 +12,8 @@ import statistics
 from pathlib import Path
 
 from mot.reporting.figures import page, write_pictures
+from mot.training.run_log import METRICS, SAMPLES, read_metrics
 from mot.training.settings import AdaptSettings, TrainSettings
-from mot.training.tracking import METRICS, SAMPLES, read_metrics
 
 NLLS = {"eval_base_nll": "base", "eval_mixture_nll": "mixture", "eval_oracle_nll": "oracle"}
 LOSSES = {

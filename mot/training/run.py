@@ -30,8 +30,9 @@ from mot.training.checkpoint import HISTORY, claim, differences, find, require_s
 from mot.training.dry_run import dry_run, out_of_memory
 from mot.training.em import MixtureTrainer
 from mot.training.recipes import Adapting, FromScratch, recipe_of
+from mot.training.run_log import RunLog
 from mot.training.settings import RunSettings
-from mot.training.tracking import RunLog, require, trackers
+from mot.training.tracking import require, trackers
 
 # Settings that may change on resume: the location of data (not its content), the length of the run, how it is computed.
 RESUMABLE_CHANGES = {"train_file", "eval_file", "general_file", "tokenizer", "base_model", "num_epochs", "max_steps"}

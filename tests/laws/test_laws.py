@@ -15,8 +15,8 @@ from torch.nn import functional as F
 from mot.data.load import branch, by_length, collate_rows, load_data
 from mot.inference.settings import SamplingParams
 from mot.inference.think import MixtureOfThoughts
-from mot.model.score import base_logprobs, lay_out, score, thought_logprobs
 from mot.model.build import build_model
+from mot.model.score import base_logprobs, lay_out, score, thought_logprobs
 from mot.model.tokenizer import build_tokenizer
 from mot.runtime.signals import Interruption
 from mot.thoughts import diversity, responsibilities

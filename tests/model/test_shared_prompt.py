@@ -10,7 +10,7 @@ import mot.inference.think
 import mot.model.shared_prompt
 from mot.inference.settings import SamplingParams
 from mot.inference.think import MixtureOfThoughts
-from mot.model.shared_prompt import NAME, SharedPromptLayer, by_products, share_prompt, prompt_cache
+from mot.model.shared_prompt import NAME, SharedPromptLayer, by_products, prompt_cache, share_prompt
 
 PROMPTS = ["the ", "lazy dog. the quick brown", "o", "jumps over"]
 WINDOWED = {"mistral": 0, "gemma3": 1}  # layers, of two, that keep a prompt once

@@ -20,8 +20,8 @@ from mot.data.load import load_data
 from mot.model.build import build_model
 from mot.model.load import load_model
 from mot.runtime.signals import Interruption
-from mot.training.checkpoint import MANIFEST, check, find, seal
 from mot.training.callbacks import PATIENCE, WINDOW
+from mot.training.checkpoint import MANIFEST, check, find, seal
 from mot.training.em import MixtureTrainer
 from mot.training.settings import TrainSettings
 

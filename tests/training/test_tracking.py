@@ -21,9 +21,10 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM, PrinterCallback, Trainer, TrainingArguments
 
 from mot.inference.think import Thought
-from mot.training import tracking
+from mot.training import run_log, tracking
+from mot.training.run_log import METRICS, SAMPLES, RunLog, read_metrics
 from mot.training.settings import TrainSettings
-from mot.training.tracking import METRICS, PROJECT, SAMPLES, RunLog, read_metrics
+from mot.training.tracking import PROJECT
 
 SAID = [Thought(0, 0.7, -1.25, "a | b\n\n# not a heading", (1, 2)), Thought(1, 0.3, -2.0, "<script>x</script>", (3,))]
 
@@ -131,13 +132,13 @@ def test_a_full_disk_costs_lines_and_not_the_run(tmp_path, capsys):
     path, warned = tmp_path / METRICS, set()
     with files_no_larger_than(1000):
         for step in range(50):
-            with tracking.warn_on_write_error(path, warned):
-                tracking._append(path, {"step": step, "loss": 0.123456789})
+            with run_log.warn_on_write_error(path, warned):
+                run_log._append(path, {"step": step, "loss": 0.123456789})
     whole = path.read_bytes()
     assert 900 < len(whole) <= 1000
     assert whole.endswith(b"}\n")  # no half line for the next one to stick to
-    with tracking.warn_on_write_error(path, warned):
-        tracking._append(path, {"step": 50})
+    with run_log.warn_on_write_error(path, warned):
+        run_log._append(path, {"step": 50})
     steps = [m["step"] for m in read_metrics(path)]
     assert steps == [*range(len(steps) - 1), 50]
     err = capsys.readouterr().err
