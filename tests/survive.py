@@ -127,7 +127,11 @@ def _child(
     owner, name, when = {
         "tokenising": (load, "encode", lambda *args: True),
         "first step": (em.MixtureTrainer, "compute_loss", lambda *args: True),
-        "training": (callbacks.SpikeGuard, "on_pre_optimizer_step", lambda self, args, state, *_: state.global_step == at),
+        "training": (
+            callbacks.SpikeGuard,
+            "on_pre_optimizer_step",
+            lambda self, args, state, *_: state.global_step == at,
+        ),
         "accumulation": (em.MixtureTrainer, "compute_loss", lambda self, *_: self.state.global_step == at),
         "evaluation": (evaluate, "score", lambda *args: True),
         "saving": (em.MixtureTrainer, "save_model", lambda self, *_: self.state.global_step == at),

@@ -161,7 +161,7 @@ def fingerprint(name: str) -> str:
 
 
 def adapt(settings: AdapterSettings, tokenizer: PreTrainedTokenizerBase, empty: bool = False):
-    """Return a PeftModel of the base: adapters from `settings.seed`, vectors for thoughts, our settings in `config.mot`.
+    """Return a PeftModel of the base: adapters drawn from `settings.seed`, thought vectors, and `config.mot`.
 
     It computes what the base computes, because an adapter's second matrix starts as zeros. `empty`: no weights are
     loaded, for counting. Raises ValueError for a base or targets that cannot be adapted.
@@ -241,7 +241,7 @@ def make_room(model: PreTrainedModel, entries: int, thoughts: list[int], seed: i
 
 
 def targets(model: PreTrainedModel, asked: str) -> list[str] | str:
-    """Return the modules that `--lora_targets` names. Raises ValueError for an unknown name, with a list of the known."""
+    """Return the modules that `--lora_targets` names. Raises ValueError for an unknown name, listing the known."""
     output = model.get_output_embeddings()
     linear = [
         name

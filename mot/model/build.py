@@ -1,7 +1,7 @@
 """Build a fresh model: an ordinary Llama whose vocabulary has the thought tokens.
 
-    model = build_model(settings, tokenizer)
-    model.config.mot                              # mot/model/config.py: MixtureConfig as it is stored
+model = build_model(settings, tokenizer)
+model.config.mot                              # mot/model/config.py: MixtureConfig as it is stored
 """
 
 import torch
@@ -19,9 +19,9 @@ def build_model(settings: ModelSettings, tokenizer: PreTrainedTokenizerBase) -> 
     """Return a Llama of the settings' shape with weights drawn from `settings.seed` and our settings in `config.mot`.
 
     Keys have a bias with a large initial deviation. q . R(distance) b is a preference for a *place*, and a thought can
-    have it from the first step. Without it a thought can at first only prefer tokens, so that thoughts divide the tokens
-    between them, and EM stays there: docs/RESULTS.md, "What makes thoughts divide places". For the same reason the rotary
-    base is low, and input and output embeddings of a thought are not tied.
+    have it from the first step. Without it a thought can at first only prefer tokens, so that thoughts divide the
+    tokens between them, and EM stays there: docs/RESULTS.md, "What makes thoughts divide places". For the same reason
+    the rotary base is low, and input and output embeddings of a thought are not tied.
     """
     thoughts = thought_ids(tokenizer, settings.num_thoughts)
     config = LlamaConfig(

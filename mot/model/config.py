@@ -1,8 +1,8 @@
 """What a checkpoint says about its thoughts, typed.
 
-    mixture = MixtureConfig.of(model)             # of a model or its configuration; without thoughts: one thought, no tokens
+    mixture = MixtureConfig.of(model)             # or of its configuration; a plain model has one thought, no tokens
     mixture.thought_token_ids, mixture.thought_length
-    config.mot = mixture.to_dict()                # how it is stored: key `mot` of config.json
+    config.mot = mixture.to_dict()                # stored under the key `mot` of config.json
 
 An adapter has no config.json: the same dictionary is its mot.json, and `base` says which base it was made on.
 """

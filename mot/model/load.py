@@ -1,7 +1,7 @@
 """Open what training wrote: a whole model or an adapter.
 
-    model, tokenizer, thoughts = load_model("outputs/run")
-    model, tokenizer, thoughts = describe_model("outputs/run")    # without weights, for an engine that has its own
+model, tokenizer, thoughts = load_model("outputs/run")
+model, tokenizer, thoughts = describe_model("outputs/run")    # without weights, for an engine that has its own
 """
 
 from pathlib import Path

@@ -2,9 +2,9 @@
 
     pack(model)      # in place; the model can be neither trained nor saved after it
 
-torch's float32 products are the BLAS library's, which is slow for few rows, and decoding 1 to 8 texts has few rows. oneDNN
-reads weights in blocks. torch's compiler uses the same operators for frozen models. They are not public, so that they are
-tried once against the plain product; where they are missing or differ, the model stays as it is. Measured in
+torch's float32 products are the BLAS library's, which is slow for few rows, and decoding 1 to 8 texts has few rows.
+oneDNN reads weights in blocks. torch's compiler uses the same operators for frozen models. They are not public, so that
+they are tried once against the plain product; if they are missing or differ, the model stays unchanged. Measured in
 docs/RESULTS.md, "Fast: thinking".
 """
 
@@ -42,7 +42,7 @@ class MkldnnLinear(nn.Module):
 
 @cache
 def available() -> bool:
-    """Return whether this torch has oneDNN's operators and they compute what `nn.Linear` computes, tried on two rows."""
+    """Return whether this torch has oneDNN's operators, with the results of `nn.Linear`; tried on two rows."""
     if not torch.backends.mkldnn.is_available():
         return False
     g = torch.Generator().manual_seed(0)

@@ -2,7 +2,7 @@
 
     layout = lay_out(batch, thought_token_BL, pad)                # [x][k][y], or [x][y] for a row without a thought
     logp_BNT, router_BN, _ = thought_logprobs(model, batch, thoughts)  # one prompt computation for all N
-    scores = score(model, batch, thoughts, pad)                   # base, mixture and oracle NLL and what follows from them
+    scores = score(model, batch, thoughts, pad)                   # base, mixture and oracle NLL, specialisation
 
 Shapes: see mot/thoughts.py. A `batch` is what mot.data.load.branch returns. All log-probabilities are in nats.
 """
@@ -23,9 +23,9 @@ from mot.thoughts import draw_words, mixture_nll, oracle_nll, specialisation
 def lay_out(batch: dict[str, Tensor], token_BL: Tensor, pad: int) -> dict[str, Tensor]:
     """Lay out rows [x][k_1 .. k_L][y] as model inputs and labels.
 
-    `token_BL`: thought token ids, or -1 for a row without a thought. Such a row has y directly after x and L pads at its
-    end; if no row has a thought, there are no columns for it. Labels leave out (-100) pads, thought tokens, and the first
-    token of each row.
+    `token_BL`: thought token ids, or -1 for a row without a thought. Such a row has y directly after x and L pads at
+    its end; if no row has a thought, there are no columns for it. Labels leave out (-100) pads, thought tokens, and the
+    first token of each row.
     """
     prompt, completion = batch["prompt"], batch["completion"]
     has_thought_B1 = token_BL[:, :1] >= 0
@@ -65,7 +65,9 @@ def prefill(
     return out.past_key_values, out.logits[:, -1].float()
 
 
-def read_thought(model: PreTrainedModel, cache: Cache, prompt_mask: Tensor, begun: Tensor, thoughts: list[int]) -> Tensor:
+def read_thought(
+    model: PreTrainedModel, cache: Cache, prompt_mask: Tensor, begun: Tensor, thoughts: list[int]
+) -> Tensor:
     """Read the last of the thought tokens `begun` [R, 1 .. L-1]. Return the router logits [R, N] of the next one.
 
     `cache` holds the R prompts and all of `begun` but its last token.
@@ -88,9 +90,9 @@ def thought_logprobs(
     Returns (log p(y_t | x, k, y_<t) [B, M, T] with 0 at pads; router logits [B, N] at the branch point; log p(k | x)
     [B, M]), in nats.
 
-    The M thoughts are sequences of L digits (see mot/thoughts.py); without `sequences_ML` they are the N thought tokens.
-    The M continuations share the prompt's cache. With `tokens` > 0 only the first `tokens` tokens of each continuation
-    are scored, and T is at most that.
+    The M thoughts are sequences of L digits (see mot/thoughts.py); without `sequences_ML` they are the N thought
+    tokens. The M continuations share the prompt's cache. With `tokens` > 0 only the first `tokens` tokens of each
+    continuation are scored, and T is at most that.
     """
     B = len(batch["prompt"])
     sequences_ML = torch.arange(len(thoughts))[:, None] if sequences_ML is None else sequences_ML
@@ -171,15 +173,15 @@ def score(
 ) -> dict[str, Tensor]:
     """Return base, mixture and oracle NLL (nats per token), specialisation, `winner` and `tokens` of a batch, each [B].
 
-    A model without thoughts is its own mixture. There are too many thought sequences (L > 1) to score all W = N ** L, so
-    M = N of them, the same in every evaluation, represent all. Oracle, specialisation and `winner` (0 .. M-1) are those
-    of the M; the mixture NLL is
+    A model without thoughts is its own mixture. There are too many thought sequences (L > 1) to score all W = N ** L,
+    so M = N of them, the same in every evaluation, represent all. Oracle, specialisation and `winner` (0 .. M-1) are
+    those of the M; the mixture NLL is
 
         -log(W / M * sum over the M of p(k | x) p(y | x, k)) / length
 
-    The expectation of that sum over the drawn sequences is exact, so the expectation of its -log is never below the true
-    NLL (Jensen): an upper bound on average, and a looser one if thoughts are less alike. The oracle of the M is no bound
-    of it. Source: importance sampling as in Burda et al. 2016.
+    The expectation of that sum over the drawn sequences is exact, so the expectation of its -log is never below the
+    true NLL (Jensen): an upper bound on average, and a looser one if thoughts are less alike. The oracle of the M is no
+    bound of it. Source: importance sampling as in Burda et al. 2016.
     """
     with evaluating(model):
         length_B = batch["completion_mask"].sum(1)

@@ -1,4 +1,4 @@
-"""What a model is told: how many thoughts, its shape, its adapters. No torch here."""
+"""The settings of a model: its thoughts, its shape, its adapters. No torch here."""
 
 from dataclasses import dataclass
 
@@ -12,12 +12,12 @@ def mlp_width(hidden_size: int) -> int:
 
 @dataclass
 class MixtureSettings:
-    """What model, data and training must agree on."""
+    """The settings that model, data and training share."""
 
     seq_length: int = setting(256, "length of a text window; the most a row may have", "tokens", "data", low=2)
     num_thoughts: int = setting(8, "N; 1 is a plain language model", group="model", low=1, high=1024)
     thought_length: int = setting(
-        1, "thought tokens in a row that make one thought: N ** L different thoughts", group="model", low=1, high=8
+        1, "thought tokens in a sequence that make one thought: N ** L different thoughts", group="model", low=1, high=8
     )
     seed: int = setting(
         42, "initial weights, order of the data, branch points, choices of the E-step", low=0, high=2**32 - 1
@@ -35,7 +35,7 @@ class MixtureSettings:
 
 @dataclass
 class ModelSettings(MixtureSettings):
-    """The shape of a model of our own, trained from scratch."""
+    """The shape of a fresh model."""
 
     hidden_size: int = setting(768, "width of the model", group="model", low=2)
     num_layers: int = setting(12, "depth of the model", group="model", low=1)
@@ -52,12 +52,12 @@ class ModelSettings(MixtureSettings):
             )
         if self.hidden_size // self.heads() % 2:
             raise ValueError(
-                f"--hidden_size {self.hidden_size}: {self.heads()} heads of {self.hidden_size // self.heads()} are odd-sized, "
-                "rotary positions need even; change --hidden_size or --num_heads"
+                f"--hidden_size {self.hidden_size}: {self.heads()} heads of {self.hidden_size // self.heads()} are "
+                "odd-sized, rotary positions need even; change --hidden_size or --num_heads"
             )
 
     def heads(self) -> int:
-        """Attention heads: as told, else the most heads that are at least 64 wide (32 below hidden size 128)."""
+        """Return the attention heads: --num_heads, or as many as are at least 64 wide (32 below hidden size 128)."""
         if self.num_heads is not None:
             return self.num_heads
         target = 64 if self.hidden_size >= 128 else 32
@@ -74,18 +74,18 @@ QUANTISED = ("none", "4bit", "8bit")
 
 @dataclass
 class AdapterSettings(MixtureSettings):
-    """A pretrained base and the adapters that give it thoughts."""
+    """A pretrained base and its adapters."""
 
     base_model: str | None = setting(
-        None, "the causal language model to adapt: a directory or a hub id; it stays as it is", group="model"
+        None, "the causal language model to adapt: a directory or a hub id; it is not changed", group="model"
     )
     lora_rank: int = setting(16, "rank of the adapters", group="model", low=1)
-    lora_alpha: float = setting(32, "scale of the adapters: they count alpha / rank", group="model", above=0)
-    lora_dropout: float = setting(0.0, "of what the adapters read, in the M-step", group="training", low=0, high=0.9)
+    lora_alpha: float = setting(32, "scale of the adapters: alpha / rank", group="model", above=0)
+    lora_dropout: float = setting(0.0, "of the adapters' inputs, in the M-step", group="training", low=0, high=0.9)
     lora_targets: str = setting(
         "auto",
-        "what gets adapters. auto: the linear maps of attention and MLP; all-linear: every linear map but the output; or "
-        "their names, separated by commas",
+        "maps with adapters. auto: the linear maps of attention and MLP; all-linear: every linear map but the output; "
+        "or their names, separated by commas",
         group="model",
     )
     load_in: str = setting(
@@ -100,5 +100,6 @@ class AdapterSettings(MixtureSettings):
             raise ValueError(f"--load_in {self.load_in}: unknown; there is {', '.join(QUANTISED)}")
         if not all(name.strip() for name in self.lora_targets.split(",")):
             raise ValueError(
-                f"--lora_targets {self.lora_targets}: has an empty name; give auto, all-linear or names like q_proj,v_proj"
+                f"--lora_targets {self.lora_targets}: has an empty name; give auto, all-linear or names like "
+                "q_proj,v_proj"
             )

@@ -1,9 +1,9 @@
 """The KV cache while thinking: a prompt's keys and values kept once for all of its texts, with room to grow.
 
-    cache = prompt_cache(model)                       # None: this model's attention cannot share; it makes its own cache
+    cache = prompt_cache(model)                       # None: this model cannot share; it makes its own cache
     model(prompt, past_key_values=cache, ...)         # [B, P], as usual
     share_prompt(cache)                               # after this the B prompts are held apart from their texts
-    cache.batch_select_indices(rows)                  # B rows become B * K, those of a prompt adjacent; no prompt is copied
+    cache.batch_select_indices(rows)                  # B rows become B * K, a prompt's adjacent; no copies
     model(next_R1, past_key_values=cache, ...)        # attends to [prompt, own text], as with K copies
 
 Attention over a prompt and a text is two attentions, joined by the logarithms of their normalisers:
@@ -155,7 +155,7 @@ def _additive(mask: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float | None) -> tuple[Tensor, Tensor]:
-    """Return (softmax(q k' scale + mask) v, logsumexp of the same) from torch's fused operator on a CPU if it is there."""
+    """Return (softmax(q k' scale + mask) v, logsumexp of the same), on a CPU from torch's fused operator."""
     if q.device.type == "cpu" and fused_available():
         return _fused(q, k, v, mask, scale)
     return by_products(q, k, v, mask, scale)
@@ -176,7 +176,7 @@ def _fused(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float | 
 
 @functools.cache
 def fused_available() -> bool:
-    """Return whether this torch has the fused operator and it computes what `by_products` computes, tried on two rows."""
+    """Return whether this torch has the fused operator, with the results of `by_products`; tried on two rows."""
     g = torch.Generator().manual_seed(0)
     q, k, v = (torch.randn(2, 2, n, 8, generator=g) for n in (3, 5, 5))
     mask = torch.zeros(2, 1, 1, 5)

@@ -8,7 +8,7 @@ from mot.training.tracking import PROJECT
 
 
 class OneDeviceArguments(TrainingArguments):
-    """TrainingArguments that never use several GPUs in one process: DataParallel would not know our loss. Use torchrun."""
+    """TrainingArguments with at most one GPU per process: DataParallel does not know our loss; torchrun does."""
 
     @property
     def n_gpu(self) -> int:

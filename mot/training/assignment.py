@@ -25,7 +25,7 @@ class Assignment:
     """The E-step's decisions, which the M-step reads.
 
     A row without a thought has -1 in `thought_BL` (token ids) and zeros in `q_BLN` (the router's targets).
-    `contrast_BML` holds the M - 1 thoughts that a row's winner is compared with, and -1 in the rows that are not compared.
+    `contrast_BML` holds the M - 1 thoughts that a row's winner is compared with, -1 in the other rows.
     `router_mean_N` is the mean of the router's probabilities over the rows that carry a thought.
     """
 
@@ -83,9 +83,9 @@ def choose_contrast(
 def row_offsets(sizes: list[int], rank: int, world: int) -> tuple[Tensor, Tensor]:
     """Return where the rows of this process [R], and those of all processes in turn [B], stand in the step.
 
-    `sizes` are the rows of this process's micro-batches, the same in every process. A step's rows are in the order of the
-    data: micro-batch by micro-batch, and within each process by process. One process with twice the batch has the same
-    rows at the same places.
+    `sizes` are the rows of this process's micro-batches, the same in every process. A step's rows are in the order of
+    the data: micro-batch by micro-batch, and within each process by process. One process with twice the batch has the
+    same rows at the same places.
     """
     offsets = [world * sum(sizes[:m]) for m in range(len(sizes))]
     of_rank = [

@@ -7,8 +7,8 @@
     LogWindow       (no callback)           sums between two log lines
 
 State of a run that the Trainer does not keep has `save(directory)` and `load(directory)`, as SpikeGuard has:
-SealCheckpoint saves it with every checkpoint and MixtureTrainer.train loads it. (transformers' ExportableState would make
-a new object from numbers in JSON, without its settings, and move it behind all other callbacks.)
+SealCheckpoint saves it with every checkpoint and MixtureTrainer.train loads it. (transformers' ExportableState is not
+enough: it makes a new object from numbers in JSON, without its settings, and moves it behind all other callbacks.)
 """
 
 import json
@@ -101,8 +101,8 @@ class SpikeGuard(TrainerCallback):
 class SealCheckpoint(TrainerCallback):
     """Complete each checkpoint that the Trainer wrote; the `keep` newest stay, and each is uploaded to `mirror`.
 
-    `facts` go into the manifest, `parts` are saved with the checkpoint. `saved_at` is the step of the last complete one, -1
-    if there is none. A full disk costs a checkpoint, not the run: if there is no room, no checkpoint is begun.
+    `facts` go into the manifest, `parts` are saved with the checkpoint. `saved_at` is the step of the last complete
+    one, -1 if there is none. A full disk costs a checkpoint, not the run: without room, no checkpoint is begun.
     """
 
     def __init__(self, keep: int, facts: dict, mirror: Mirror | None, parts: list):

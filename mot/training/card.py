@@ -1,6 +1,6 @@
 """The model card: README.md in the output directory of a finished run, as the Hugging Face hub reads it. No torch here.
 
-    write(directory, card(settings, metrics, parameters, steps, rows))
+write(directory, card(settings, metrics, parameters, steps, rows))
 """
 
 import dataclasses
@@ -112,8 +112,8 @@ def _description(settings: RunSettings) -> str:
     if settings.num_thoughts == 1:
         return "A plain causal language model (one thought)."
     return (
-        f"A mixture of {settings.num_thoughts**settings.thought_length} thoughts: one prompt has as many continuations, "
-        "trained to be different and good. A thought is a token;\n"
+        f"A mixture of {settings.num_thoughts**settings.thought_length} thoughts: one prompt has as many "
+        "continuations, trained to be different and good. A thought is a token;\n"
         "`p(text | prompt) = sum over k of p(k | prompt) p(text | prompt, k)`, and the router p(k | prompt) is the "
         "model's own\nnext-token softmax over the thought tokens."
     )

@@ -1,7 +1,7 @@
 """What a run takes, for --dry_run, and what to give when it takes too much.
 
-    print("\n".join(dry_run(settings, data, steps)))
-    raise ValueError(out_of_memory(settings, error))
+print("\n".join(dry_run(settings, data, steps)))
+raise ValueError(out_of_memory(settings, error))
 """
 
 from dataclasses import replace

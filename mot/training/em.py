@@ -7,13 +7,14 @@ Each optimizer step is one round of EM over all rows of the step:
     E-step   get_batch_samples   a[b,k] = log p(y_b | x_b, k) / length;  Q = Sinkhorn(a / tau);  winner_b ~ Q[b]
     M-step   compute_loss        CE(x and y) + w_r CE(Q, router) - w_d diversity - w_e entropy   on [x, winner, y]
 
-`get_batch_samples` receives all micro-batches of the step at once: the responsibilities are balanced over the whole step,
-over all processes. All randomness of a step comes from (seed, step), so that a resumed run draws what the uninterrupted
-run would have drawn, and two processes draw what one would have. What the E-step decides from its scores is in assignment.py. What
-is not the objective lies beside it: callbacks.py (spikes, signals, checkpoints, averages), evaluate.py, arguments.py.
+`get_batch_samples` receives all micro-batches of the step at once: the responsibilities are balanced over the whole
+step, over all processes. All randomness of a step comes from (seed, step), so that a resumed run draws what the
+uninterrupted run would have drawn, and two processes draw what one would have. What the E-step decides from its scores is
+in assignment.py. What is not the objective lies beside it: callbacks.py (spikes, signals, checkpoints, averages),
+evaluate.py, arguments.py.
 
-Shapes: see mot/thoughts.py. B is the rows of the whole step in the E-step and of a micro-batch in the M-step, R those of
-this process, C those that carry a thought.
+Shapes: see mot/thoughts.py. B is the rows of the whole step in the E-step and of a micro-batch in the M-step, R those
+of this process, C those that carry a thought.
 """
 
 import math
@@ -168,7 +169,7 @@ class MixtureTrainer(Trainer):
     def score_rows(
         self, batches: list[dict[str, Tensor]], carries_B: Tensor, local_rows: Tensor, candidates_NL: Tensor
     ) -> Tensor:
-        """Return [R, 2 N + 1] of this process's rows: scores, router logits, and how many targets the M-step has there."""
+        """Return [R, 2 N + 1] of this process's rows: scores, router logits, and the number of the M-step's targets."""
         targets_R = torch.cat([b["prompt_mask"].sum(1) + b["completion_mask"].sum(1) - 1 for b in batches])
         scores_RN = router_RN = torch.zeros(len(targets_R), self.settings.num_thoughts)
         if self.thoughts and carries_B.any():  # the same in every process

@@ -1,8 +1,8 @@
 """The evaluation of a run on held-out rows: numbers, and samples to read.
 
-    measured = measure(model, data, rows, settings, device, stopped)     # {"base_nll": ...}, or None if stopped
-    prompt, thoughts = sample(model, data, rows[0], settings)
-    rows = evenly(data.eval, 128)
+measured = measure(model, data, rows, settings, device, stopped)     # {"base_nll": ...}, or None if stopped
+prompt, thoughts = sample(model, data, rows[0], settings)
+rows = evenly(data.eval, 128)
 """
 
 from collections.abc import Callable, Iterator
@@ -30,11 +30,11 @@ def measure(
     device: torch.device,
     stopped: Callable[[], bool],
 ) -> dict[str, float] | None:
-    """Return base, mixture and oracle NLL (nats per token), specialisation and effective thoughts on the dataset `rows`.
+    """Return base, mixture and oracle NLL (nats per token), specialisation and effective thoughts on a dataset.
 
-    On `data.general`, text of another kind, the base NLL alone (`general_nll`). With thought sequences (L > 1), effective
-    thoughts are those among the N that mot.model.score.score uses: 1 .. N. Returns None once `stopped()` is true; it is
-    called before every batch.
+    On `data.general`, text of another kind, the base NLL alone (`general_nll`). With thought sequences (L > 1),
+    effective thoughts are those among the N that mot.model.score.score uses: 1 .. N. Returns None once `stopped()` is
+    true; it is called before every batch.
     """
     thoughts, pad = thought_ids(data.tokenizer, settings.num_thoughts), data.tokenizer.pad_token_id
     parts, general = [], []

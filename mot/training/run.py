@@ -72,8 +72,8 @@ def train(settings: RunSettings) -> Result | None:
     """Run what `settings` say. Returns None after --dry_run, and in all processes but the first.
 
     Raises ValueError for a user's mistake before anything is written, and when training cannot continue (no memory, no
-    disk space, no finite loss). SIGTERM and SIGINT end the process with code 143 and 130, after a checkpoint if training
-    had begun.
+    disk space, no finite loss). SIGTERM and SIGINT end the process with code 143 and 130, after a checkpoint if
+    training had begun.
     """
     with Interruption() as interruption, tempfile.TemporaryDirectory() as scratch:
         try:
@@ -169,9 +169,7 @@ def _check(settings: RunSettings, recipe: FromScratch | Adapting, world: int) ->
     recipe.require()
 
 
-def _resumption(
-    settings: RunSettings, output_dir: str, remote: str | None, scratch: str, made_by: dict
-) -> Resumption:
+def _resumption(settings: RunSettings, output_dir: str, remote: str | None, scratch: str, made_by: dict) -> Resumption:
     """Find the checkpoint that --resume_from names. Raises ValueError if another run wrote it."""
     if not settings.resume_from:
         return Resumption()
@@ -228,7 +226,7 @@ def _mirror(remote: str, settings: RunSettings) -> Mirror:
     return mirror
 
 
-# What identifies a run -------------------------------------------------------------------------------------------------
+# What identifies a run -----------------------------------------------------------------------------------------------
 
 
 def total_steps(settings: RunSettings, data: Data, world: int = 1) -> int:

@@ -1,4 +1,4 @@
-"""What a training run is told. Names and defaults are those of the user's guide. No torch here."""
+"""The settings of a training run. Names and defaults are those of the user's guide. No torch here."""
 
 from dataclasses import dataclass
 
@@ -8,7 +8,7 @@ from mot.runtime.flags import setting
 from mot.tasks import TASKS
 
 ANNEAL = 0.6  # of the steps: the E-step's temperature falls geometrically
-DIVERSITY_FROM = ANNEAL  # of the steps: earlier it would cement whatever difference is learnt first
+DIVERSITY_FROM = ANNEAL  # of the steps: earlier it would fix the first difference that is learnt
 DIVERSITY_SHARE, DIVERSITY_THOUGHTS = 1 / 16, 4  # on this share of the rows, between the winner and three others
 
 TRACKERS = ("tensorboard", "trackio")
@@ -16,7 +16,7 @@ TRACKERS = ("tensorboard", "trackio")
 
 @dataclass
 class RunSettings(DataSettings):
-    """What both training doors can be told."""
+    """The settings that both training commands share."""
 
     diversity_weight: float = setting(0.1, "weight of the divergence between thoughts", group="thoughts", low=0)
     entropy_weight: float = setting(
@@ -32,14 +32,14 @@ class RunSettings(DataSettings):
     )
     estep_tokens: int = setting(
         32,
-        "plain text: a thought is judged by the first so many tokens of a continuation; 0: by all",
+        "plain text: the E-step scores the first so many tokens of a continuation; 0: all",
         "tokens",
         "thoughts",
         low=0,
     )
     estep_temperature: float = setting(
         6.0,
-        "how softly rows are given to thoughts at first: the posterior is 1; falls to a twentieth",
+        "softness of the assignment of rows to thoughts at first (1: the posterior); falls to a twentieth",
         "nats per continuation",
         "thoughts",
         above=0,
@@ -99,39 +99,43 @@ class RunSettings(DataSettings):
             raise ValueError("--fp16 and --bf16: give one of them")
 
     def name(self) -> str:
+        """Return the run's name."""
         source = self.task or self.train_file.split("?")[0].rstrip("/").split("/")[-1].rsplit(".", 1)[0]
         return self.run_name or f"{source}-{self.num_thoughts}thoughts-seed{self.seed}"
 
     def output(self) -> str:
+        """Return where the run is written."""
         return self.output_dir or f"outputs/{self.name()}"
 
 
 @dataclass
 class TrainSettings(RunSettings, TokenizerSettings, ModelSettings):
-    """Everything `train_mot.py` can be told: a model of its own, from nothing."""
+    """The settings of `train_mot.py`: a fresh model."""
 
     def peak_learning_rate(self) -> float:
+        """Return the learning rate after warm-up."""
         return self.learning_rate or min(2e-3, 0.384 / self.hidden_size)
 
 
 @dataclass
 class AdaptSettings(RunSettings, AdapterSettings):
-    """Everything `train_lora_mot.py` can be told: thoughts for a model that is there already, by adapters."""
+    """The settings of `train_lora_mot.py`: thoughts for a pretrained model, by adapters."""
 
     general_file: str | None = setting(
-        None, "a text that is not the data's kind: base NLL on it says what adapting costs elsewhere", group="data"
+        None, "a text of another kind than the data: its base NLL shows what adapting costs elsewhere", group="data"
     )
     num_epochs: float = setting(3, "passes over the data", "epochs", "training", above=0)
-    learning_rate: float = setting(5e-4, "peak; small bases take more", group="training", above=0)
+    learning_rate: float = setting(5e-4, "peak; small bases need more", group="training", above=0)
     weight_decay: float = setting(0.0, "AdamW, on adapters and thoughts", group="training", low=0)
 
     def peak_learning_rate(self) -> float:
+        """Return the learning rate after warm-up."""
         return self.learning_rate
 
 
 @dataclass
 class ReportSettings:
-    """Everything `mot report` can be told."""
+    """The settings of `mot report`."""
 
     run: str | None = setting(None, "the output directory of a run, finished or not", positional=True)
 
