@@ -193,17 +193,18 @@ def prompt_cache(model: PreTrainedModel) -> Cache | None:
 
     With any other cache `attend` is transformers' `sdpa`, so the model may keep it.
     """
-    if not model.is_backend_compatible() or _attention_name(model) not in ("sdpa", NAME):
+    if not model.is_backend_compatible() or attention_name(model) not in ("sdpa", NAME):
         return None
-    if _attention_name(model) != NAME:
+    if attention_name(model) != NAME:
         model.set_attn_implementation(NAME)
     cache = DynamicCache(config=model.config)
     cache.layers = [SharedPromptLayer() if type(layer) is DynamicLayer else layer for layer in cache.layers]
     return cache
 
 
-def _attention_name(model: PreTrainedModel) -> str | None:
-    # transformers has a public way to set the attention and none to read it. An unknown name means copies.
+def attention_name(model: PreTrainedModel) -> str | None:
+    """Return the name of the model's attention function, or None if this transformers does not tell: then copies."""
+    # transformers has a public way to set it and none to read it.
     return getattr(model.config, "_attn_implementation", None)
 
 

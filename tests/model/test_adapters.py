@@ -53,7 +53,7 @@ def settings(base: Path, **more) -> AdaptSettings:
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory, rows):
-    """(base, adapter, merged) directories of an architecture, made once: a base, 20 steps of LoRA, `mot export --merge`."""
+    """Directories (base, adapter, merged), made once: a base, 20 steps of LoRA, `mot export --merge`."""
     done = {}
 
     def of(architecture: str) -> tuple[Path, Path, Path]:

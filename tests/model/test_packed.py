@@ -9,7 +9,7 @@ from torch import nn
 from mot.inference.think import MixtureOfThoughts
 from mot.model.build import build_model
 from mot.model.load import load_model
-from mot.model.packed import SMALLEST, MkldnnLinear, pack
+from mot.model.packed import SMALLEST, MkldnnLinear, available, pack
 from mot.model.tokenizer import build_tokenizer
 from mot.training.settings import TrainSettings
 
@@ -76,6 +76,31 @@ def test_other_precisions_stay(plain):
     model = copy.deepcopy(plain[1]).bfloat16()
     pack(model)
     assert not any(isinstance(m, MkldnnLinear) for m in model.modules())
+
+
+@pytest.mark.parametrize("how", ["missing", "other numbers"])
+def test_without_onednns_operators_the_model_stays_plain(how, plain, monkeypatch):
+    def broken(self, x):
+        if how == "missing":
+            raise AttributeError("no such operator")
+        return 1.01 * self.blocks.to_dense().new_ones(*x.shape[:-1], self.out_features)
+
+    monkeypatch.setattr(MkldnnLinear, "forward", broken)
+    available.cache_clear()
+    try:
+        model = copy.deepcopy(plain[1])
+        pack(model)
+        assert not available()
+        assert not any(isinstance(m, MkldnnLinear) for m in model.modules())
+    finally:
+        available.cache_clear()
+
+
+def test_the_probe_draws_nothing_from_the_global_generator():
+    available.cache_clear()
+    before = torch.get_rng_state()
+    assert available(), "else nothing above is packed"
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_a_packed_model_is_not_trained_by_accident(plain):

@@ -66,7 +66,7 @@ def test_a_prompt_kept_once_gives_the_logits_of_copies(base, pads):
 
 @pytest.mark.parametrize("temperature", [0, 1.0])
 def test_the_texts_are_those_of_copies(base, temperature, monkeypatch):
-    """Whatever makes the cache: ours, the model's own, or the model's own with eager attention; alone and in a padded batch."""
+    """Caches: ours, the model's own, and the model's own with eager attention; alone and in a padded batch."""
     _, mixture = base
     asked = {"num_thoughts": 6 if temperature else 3, "max_new_tokens": 9, "temperature": temperature, "seed": 4}
     once = mixture.think_batch(PROMPTS, SamplingParams(**asked))
@@ -156,7 +156,56 @@ def test_attention_by_products_is_attention(masked):
 def test_the_name_of_our_attention_stays_out_of_the_checkpoint(tmp_path):
     mixture = tiny(4)
     mixture.think("the ", max_new_tokens=2)
-    assert mixture.model.config._attn_implementation == NAME
+    assert mot.model.shared_prompt.attention_name(mixture.model) == NAME
     mixture.model.save_pretrained(tmp_path)
     assert NAME not in (tmp_path / "config.json").read_text()
-    assert AutoModelForCausalLM.from_pretrained(tmp_path).config._attn_implementation == "sdpa"
+    assert mot.model.shared_prompt.attention_name(AutoModelForCausalLM.from_pretrained(tmp_path)) == "sdpa"
+
+
+def test_without_the_name_of_the_attention_prompts_are_copied():
+    """transformers tells the attention by a private name alone; the fallback is a cache of the model's own."""
+    mixture = tiny(4)
+
+    class Nameless:
+        """A transformers without that name."""
+
+        config = type("Config", (), {})()
+        is_backend_compatible = staticmethod(lambda: True)
+
+    assert prompt_cache(Nameless()) is None
+    assert prompt_cache(mixture.model) is not None
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("how", ["missing", "other arguments", "other numbers"])
+def test_without_the_fused_attention_the_products_say_the_same(how, monkeypatch):
+    mixture = tiny(4)
+    asked = {"num_thoughts": 4, "max_new_tokens": 12, "temperature": 0.0}
+    expected = mixture.think_batch(PROMPTS, SamplingParams(**asked))
+    fused, calls = mot.model.shared_prompt.by_products, []
+
+    def other(q, k, v, mask, scale):
+        calls.append(len(q))
+        if how == "missing":
+            raise AttributeError("no such operator")
+        if how == "other arguments":
+            raise TypeError("takes no scale")
+        out, lse = fused(q, k, v, mask, scale)
+        return 1.01 * out, lse
+
+    monkeypatch.setattr(mot.model.shared_prompt, "_fused", other)
+    mot.model.shared_prompt.fused_available.cache_clear()
+    try:
+        again = mixture.think_batch(PROMPTS, SamplingParams(**asked))
+    finally:
+        mot.model.shared_prompt.fused_available.cache_clear()
+    assert calls == [2], "probed once, with two rows"
+    for ours, theirs in zip(flat(again), flat(expected), strict=True):
+        assert (ours.index, ours.token_ids) == (theirs.index, theirs.token_ids)
+        assert ours.mean_logprob == pytest.approx(theirs.mean_logprob, abs=1e-4)
+
+
+def test_here_the_fused_attention_is_used():
+    """Else the test of both ways would compare one way with itself."""
+    mot.model.shared_prompt.fused_available.cache_clear()
+    assert mot.model.shared_prompt.fused_available()

@@ -1,6 +1,6 @@
-"""What must not be learnt from (NaN, spikes), what must not be run (code in a file we read), and what memory is for.
+"""Anomalies are not trained on (NaN, spikes), code in files is not run, and memory flags do what they say.
 
-Faults are put into the numbers of real, tiny runs; malicious files are real ones that would leave a canary behind.
+Anomalies are injected into the numbers of real, tiny runs; malicious files are real and would create a canary file.
 """
 
 import json
@@ -46,7 +46,7 @@ def states(trainer: MixtureTrainer) -> list[torch.Tensor]:
     return [t.detach().clone() for t in [*trainer.model.parameters(), *moments]]
 
 
-# NaN, infinity, spikes --------------------------------------------------------------------------------------------------
+# NaN, infinity, spikes ------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
@@ -119,7 +119,7 @@ def test_a_spike_is_told_from_noise_by_six_standard_deviations(text_file, tmp_pa
 
 
 def test_leaving_a_plateau_is_no_spike(text_file, tmp_path):
-    """On `circle` a loss that had stood still for 128 steps rose by 4 %: 76 standard deviations, and the run gave up."""
+    """On `circle` a loss that was flat for 128 steps rose by 4 %: 76 standard deviations, and the run ended."""
     trainer = trainer_of(text_file, tmp_path)
     trainer.guard.loss_window.extend(2.7 + 0.001 * (i % 2) for i in range(WINDOW))
     assert trainer.guard.anomaly(2.81, 1.0) is None
@@ -143,7 +143,7 @@ def test_a_spike_in_a_run_is_skipped(text_file, tmp_path, monkeypatch, capsys):
     assert len(trainer.guard.loss_window) == WINDOW
 
 
-# Memory and precision ---------------------------------------------------------------------------------------------------
+# Memory and precision -------------------------------------------------------------------------------------------------
 
 
 class Catch(TrainerCallback):
@@ -197,7 +197,8 @@ def within(self, *a, **k):
     resource.setrlimit(resource.RLIMIT_AS, (used + 100 * 2**20, -1))
     return train(self, *a, **k)
 mot.training.em.MixtureTrainer.train = within
-cli.run(cli.train, "--train_file {text_file} --vocab_size 100 --hidden_size 256 --num_layers 4 --seq_length 128 --batch_size 512 --max_steps 2 --output_dir {tmp_path}/run".split())
+size = "--vocab_size 100 --hidden_size 256 --num_layers 4 --seq_length 128 --batch_size 512 --max_steps 2"
+cli.run(cli.train, f"--train_file {text_file} {{size}} --output_dir {tmp_path}/run".split())
 """
     run = subprocess.run([sys.executable, "-c", limited], capture_output=True, text=True, cwd=root)
     assert run.returncode == 2, run.stderr
@@ -206,7 +207,7 @@ cli.run(cli.train, "--train_file {text_file} --vocab_size 100 --hidden_size 256 
     assert "--save_memory" in run.stderr
 
 
-# Security: nothing that is read is run ----------------------------------------------------------------------------------
+# Security: nothing that is read is run --------------------------------------------------------------------------------
 
 
 class Canary:
@@ -233,7 +234,8 @@ def poison(file: Path, canary: Path) -> None:
         file.write_bytes(pickle.dumps(Canary(canary)))
 
 
-PICKLED = "model.safetensors optimizer.pt scheduler.pt rng_state.pth watch.json trainer_state.json config.json tokenizer.json".split()
+PICKLED = ["model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth", "watch.json", "trainer_state.json"]
+PICKLED += ["config.json", "tokenizer.json"]
 
 
 @pytest.mark.parametrize("resealed", [False, True])
@@ -252,7 +254,7 @@ def test_a_pickle_in_a_checkpoint_is_not_run(file, resealed, canary, text_file, 
     seal(directory, 2, trainer.facts)
     again = trainer_of(text_file, tmp_path / "run", steps=4)
     again.start = 2
-    # tokenizer.json and config.json of a checkpoint are not read on resume; every other file fails to be what it should.
+    # tokenizer.json and config.json of a checkpoint are not read on resume; every other file cannot be parsed.
     if file in ("tokenizer.json", "config.json"):
         with pytest.raises(ValueError, match="cannot be loaded"):
             load_model(str(directory))

@@ -22,7 +22,8 @@ from mot.training.checkpoint import check, find, newest
 TORTURE = os.environ.get("TORTURE") == "1"
 STEPS = 12
 # 2,000 characters make 56 windows of 32: an epoch is 7 batches of 8, or 3.5 updates of two.
-SIZE = f"--vocab_size 100 --hidden_size 32 --num_layers 1 --num_thoughts 4 --seq_length 32 --batch_size 8 --max_steps {STEPS}"
+SIZE = "--vocab_size 100 --hidden_size 32 --num_layers 1 --num_thoughts 4 --seq_length 32 --batch_size 8"
+SIZE += f" --max_steps {STEPS}"
 FLAGS = [*SIZE.split(), *"--dropout 0.1 --eval_rows 8 --eval_every 4 --save_every 4 --save_total_limit 99".split()]
 
 
@@ -66,7 +67,7 @@ def stop_in(phase: str, at: int, signum: int, argv: list, second: bool = False):
     return run.exitcode(), time.monotonic() - begin
 
 
-# Exact resume -----------------------------------------------------------------------------------------------------------
+# Exact resume ---------------------------------------------------------------------------------------------------------
 
 CUTS = {"step 1": [0], "mid-epoch": [4], "epoch end": [6], "mid-accumulation": [5], "twice": [2, 9]}
 
@@ -129,7 +130,7 @@ def test_auto_does_not_begin_anew_over_a_finished_model(flags, uninterrupted, tm
     assert (tmp_path / "run" / "model.safetensors").read_bytes() == before
 
 
-# Signals ----------------------------------------------------------------------------------------------------------------
+# Signals --------------------------------------------------------------------------------------------------------------
 
 STOPS = [(p, s, second) for p in PHASES for s in (signal.SIGTERM, signal.SIGINT) for second in (False, True)]
 FEW = [
@@ -172,7 +173,7 @@ def test_a_phase_that_does_not_come_back_is_left_by_the_watchdog(flags, tmp_path
     assert newest(str(tmp_path / "run"))[1]["step"] == 4
 
 
-# SIGKILL ----------------------------------------------------------------------------------------------------------------
+# SIGKILL --------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kill", range(50 if TORTURE else 4))
@@ -192,7 +193,7 @@ def test_killed_at_any_moment_it_goes_on_to_the_same_end(kill, flags, uninterrup
     assert last_state(tmp_path / "run") == uninterrupted["0.1"][1]
 
 
-# Damage -----------------------------------------------------------------------------------------------------------------
+# Damage ---------------------------------------------------------------------------------------------------------------
 
 DAMAGES = ("empty", "half", "one bit", "deleted", "swapped")
 FILES = (
@@ -282,7 +283,7 @@ def test_another_shape_is_never_allowed(flags, uninterrupted, tmp_path):
     assert "hidden_size: 32, not 64" in run.log.read_text()
 
 
-# Disk full --------------------------------------------------------------------------------------------------------------
+# Disk full ------------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -334,7 +335,7 @@ def test_too_little_space_is_said_before_training(flags, small_disk):
     assert not (disk / "run").exists()
 
 
-# Several processes ------------------------------------------------------------------------------------------------------
+# Several processes ----------------------------------------------------------------------------------------------------
 
 
 def two_processes(argv: list, **how):

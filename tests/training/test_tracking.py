@@ -1,4 +1,4 @@
-"""What a run leaves behind while it runs: metrics, samples, and the trackers' own files, read back by the trackers' own readers."""
+"""What a run writes while it runs: metrics, samples, and the trackers' files, read by the trackers' own readers."""
 
 import errno
 import json
@@ -158,7 +158,7 @@ def test_a_directory_that_is_gone_does_not_stop_training(tmp_path, capsys):
 
 
 def wandb_records(path: Path) -> list:
-    """Every record of an offline run's file: LevelDB's log format (blocks of 32 kB; crc, length, type) after 7 bytes."""
+    """Return every record of an offline run's file: LevelDB's log (blocks of 32 kB; crc, length, type) after 7 bytes."""
     import wandb
     from wandb.proto.wandb_internal_pb2 import Record
 
