@@ -30,8 +30,9 @@ from machine import DEVICE, described, synchronise
 
 from mot.inference.think import MixtureOfThoughts
 from mot.model.build import build_model
-from mot.model.packed import Packed, pack
-from mot.model.shared_prompt import PromptOnce, keep_once, prompt_cache
+from mot.model.config import MixtureConfig
+from mot.model.packed import MkldnnLinear, pack
+from mot.model.shared_prompt import SharedPromptLayer, prompt_cache, share_prompt
 from mot.model.tokenizer import build_tokenizer
 from mot.training.settings import TrainSettings
 
@@ -78,7 +79,7 @@ def untrained(args: argparse.Namespace) -> MixtureOfThoughts:
     print(f"{parameters:.0f}M parameters, {args.dtype}, {DEVICE.type}", flush=True)
     if not args.as_transformers_loads_it:
         pack(model)
-    return MixtureOfThoughts(model, tokenizer, model.config.mot["thought_token_ids"])
+    return MixtureOfThoughts(model, tokenizer, MixtureConfig.of(model).thought_token_ids)
 
 
 def turns(repeats: int, *works: Callable[[], object]) -> list[float]:
@@ -97,7 +98,10 @@ class Products:
     """The matrix products of one forward pass over R tokens, and nothing else."""
 
     def __init__(self, model):
-        self.maps, self.head = [m for m in model.modules() if isinstance(m, torch.nn.Linear | Packed)], model.lm_head
+        self.maps, self.head = (
+            [m for m in model.modules() if isinstance(m, torch.nn.Linear | MkldnnLinear)],
+            model.lm_head,
+        )
         self.numel = sum(m.in_features * m.out_features for m in self.maps)
         self.head_numel = self.head.in_features * self.head.out_features
         self.dtype = model.dtype
@@ -213,7 +217,7 @@ def p7(args: argparse.Namespace, mixture: MixtureOfThoughts) -> dict:
         for layer in cache.layers:
             layer.update(*(torch.randn(shape, dtype=model.dtype, device=DEVICE) for _ in range(2)))
             layer.reached = once
-        keep_once(cache)
+        share_prompt(cache)
         cache.batch_select_indices(torch.zeros(K, dtype=torch.long, device=DEVICE))
         return cache
 
@@ -223,7 +227,7 @@ def p7(args: argparse.Namespace, mixture: MixtureOfThoughts) -> dict:
     caches = [filled(P, once=True) for P in lengths] + [filled(lengths[0], once=False)]
     ratios = []
     for P, cache in zip(lengths, caches, strict=False):
-        assert all(type(layer) is PromptOnce for layer in cache.layers)
+        assert all(type(layer) is SharedPromptLayer for layer in cache.layers)
         held = {t.untyped_storage() for layer in cache.layers for t in (layer.prompt_keys, layer.prompt_values)}
         one_copy = 2 * P * config.num_hidden_layers * args.hidden_size * model.dtype.itemsize
         ratios.append(sum(s.nbytes() for s in held) / one_copy)

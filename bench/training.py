@@ -29,11 +29,12 @@ from pathlib import Path
 import torch
 from machine import DEVICE, described, synchronise
 from torch.nn import functional as F
+from transformers import TrainerCallback
 
 from mot.data.load import load_data
 from mot.runtime.signals import SignalHandler
 from mot.training.em import MixtureTrainer
-from mot.training.run import new_model
+from mot.training.recipes import recipe_of
 from mot.training.settings import TrainSettings
 
 WARM = 3  # steps before the clock runs
@@ -64,6 +65,17 @@ def main() -> None:
     print(json.dumps({"bench": f"training {args.part}", **described(), **found}))
 
 
+class Clock(TrainerCallback):
+    """Take the time when an update is done."""
+
+    def __init__(self, trainer: "Timed"):
+        self.trainer = trainer
+
+    def on_step_end(self, args, state, control, **_):
+        synchronise()
+        self.trainer.seconds.append(time.perf_counter() - self.trainer.begun)
+
+
 class Timed(MixtureTrainer):
     """The trainer, and how many seconds each of its steps took."""
 
@@ -71,6 +83,7 @@ class Timed(MixtureTrainer):
 
     def __init__(self, settings: TrainSettings, data, model, steps: int, directory: str):
         super().__init__(settings, data, model, steps, directory, None, SignalHandler())
+        self.add_callback(Clock(self))
         self.seconds, self.args.logging_steps = [], steps
         self.args.eval_strategy = self.args.save_strategy = "no"
 
@@ -79,15 +92,9 @@ class Timed(MixtureTrainer):
         self.begun = time.perf_counter()
         return super().get_batch_samples(*args)
 
-    def _maybe_log_save_evaluate(self, *args, **kwargs) -> None:
-        synchronise()
-        self.seconds.append(time.perf_counter() - self.begun)
-        if self.state.global_step < self.steps:
-            super()._maybe_log_save_evaluate(*args, **kwargs)
-
-    def _score(self, batches, carries_R, sequences_NL):
+    def score_thoughts(self, batches, carries_R, candidates_NL):
         if self.scores:
-            return super()._score(batches, carries_R, sequences_NL)
+            return super().score_thoughts(batches, carries_R, candidates_NL)
         R, N = len(carries_R), len(self.thoughts)  # the winner is known
         return torch.zeros(R, N), torch.zeros(R, N)
 
@@ -95,7 +102,7 @@ class Timed(MixtureTrainer):
 def timed(settings: TrainSettings, data, steps: int, scores: bool = True):
     """(trainer, seconds per step after the first WARM) of a fresh model."""
     with tempfile.TemporaryDirectory() as directory:
-        trainer = Timed(settings, data, new_model(settings, data), steps, directory)
+        trainer = Timed(settings, data, recipe_of(settings).model(data.tokenizer), steps, directory)
         trainer.scores = scores
         trainer.train()
     return trainer, trainer.seconds[WARM:]

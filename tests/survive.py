@@ -178,23 +178,27 @@ def _child(
     from mot import cli
     from mot.data import encode
     from mot.runtime import remote
-    from mot.training import em
+    from mot.training import callbacks, em, evaluate
 
     owner, name, when = {
-        "tokenising": (encode, "encode", lambda self: True),
-        "first step": (em.MixtureTrainer, "compute_loss", lambda self: True),
-        "training": (em.MixtureTrainer, "get_batch_samples", lambda self: self.state.global_step == at),
-        "accumulation": (em.MixtureTrainer, "compute_loss", lambda self: self.state.global_step == at),
-        "evaluation": (em, "score", lambda self: True),
-        "saving": (em.MixtureTrainer, "save_model", lambda self: self.state.global_step == at),
-        "stuck": (em.MixtureTrainer, "compute_loss", lambda self: self.state.global_step == at),
-        "upload": (remote.Mirror, "upload", lambda self: True),
+        "tokenising": (encode, "encode", lambda *args: True),
+        "first step": (em.MixtureTrainer, "compute_loss", lambda *args: True),
+        "training": (
+            callbacks.SpikeGuard,
+            "on_pre_optimizer_step",
+            lambda self, args, state, *_: state.global_step == at,
+        ),
+        "accumulation": (em.MixtureTrainer, "compute_loss", lambda self, *_: self.state.global_step == at),
+        "evaluation": (evaluate, "score", lambda *args: True),
+        "saving": (em.MixtureTrainer, "save_model", lambda self, *_: self.state.global_step == at),
+        "stuck": (em.MixtureTrainer, "compute_loss", lambda self, *_: self.state.global_step == at),
+        "upload": (remote.Mirror, "upload", lambda *args: True),
     }.get(pause, (None, None, None))
     if owner:
         original, paused = getattr(owner, name), []
 
         def slow(*args, **kwargs):
-            if not paused and when(args[0]):
+            if not paused and when(*args):
                 paused.append(True)
                 pipe.send("there")
                 end = time.monotonic() + (60 if pause == "stuck" else PAUSE)

@@ -18,7 +18,7 @@ from mot.evaluation.plan import Plan
 from mot.evaluation.samples import Texts
 from mot.evaluation.statistics import Point
 from mot.inference.samplers import Setting, prompt_ids
-from mot.model.build import base_logprobs
+from mot.model.score import base_logprobs
 from mot.model.tokenizer import encode
 
 

@@ -26,8 +26,10 @@ from mot.data.datasets import collate_rows
 from mot.data.encode import Prompt, encode_prompts
 from mot.inference.sampling import GumbelSampler, generator_of, generators_of, warpers
 from mot.inference.settings import SamplingParams
-from mot.model.build import describe_model, load_model, prefill, read_thought, score
-from mot.model.shared_prompt import keep_once, prompt_cache
+from mot.model.config import MixtureConfig
+from mot.model.load import describe_model, load_model
+from mot.model.score import prefill, read_thought, score
+from mot.model.shared_prompt import prompt_cache, share_prompt
 from mot.model.tokenizer import encode
 from mot.thoughts import choose_thoughts, repeats, sequence_index
 
@@ -72,11 +74,8 @@ class MixtureOfThoughts:
         return cls._of(*load_model(path))
 
     @classmethod
-    def _of(
-        cls, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, thoughts: list[int]
-    ) -> "MixtureOfThoughts":
-        """The mixture of a loaded model, with the thought length that its configuration names (1 by default)."""
-        return cls(model, tokenizer, thoughts, getattr(model.config, "mot", {}).get("thought_length", 1))
+    def _of(cls, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, thoughts: list[int]):
+        return cls(model, tokenizer, thoughts, MixtureConfig.of(model).thought_length)
 
     @classmethod
     def without_weights(cls, path: str) -> "MixtureOfThoughts":
@@ -146,7 +145,7 @@ class MixtureOfThoughts:
         K = params.num_thoughts or self.num_thoughts
         batch, logits_BV, cache = self._prefill(prompts)
         if K > 1:
-            keep_once(cache)
+            share_prompt(cache)
         router_BN = logits_BV[:, self.thoughts] if self.thoughts else torch.zeros(len(prompts), 1)
         sequences_BKL, probability_BK = self.choose(batch, router_BN, cache, prompts, K, params.creativity, params.seed)
         chosen_BK = [[self.index_of(sequence) for sequence in of_prompt] for of_prompt in sequences_BKL.tolist()]

@@ -78,7 +78,7 @@ QUANTISED = ("none", "4bit", "8bit")
 
 @dataclass
 class AdapterSettings(MixtureSettings):
-    """A pretrained base and the adapters that give it thoughts."""
+    """A pretrained base and its adapters."""
 
     base_model: str | None = setting(
         None, "the causal language model to adapt: a directory or a hub id; it is not changed", group="model"

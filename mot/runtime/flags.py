@@ -77,15 +77,15 @@ class _Parser(argparse.ArgumentParser):
         fail(f"{message}; {self.prog} --help lists every flag")
 
 
+def one_line(error: BaseException | str, longest: int = 160) -> str:
+    """Return the text of an error in one line, cut to `longest` characters."""
+    return " ".join(str(error).split())[:longest]
+
+
 def fail(message: str) -> NoReturn:
     """Print one line for a user's mistake and exit with code 2."""
     print(f"error: {one_line(message, len(message))}", file=sys.stderr)
     raise SystemExit(2)
-
-
-def one_line(error: BaseException | str, longest: int = 160) -> str:
-    """An error's message on one line of at most `longest` characters."""
-    return " ".join(str(error).split())[:longest]
 
 
 def parse(cls: type[Settings], argv: list[str] | None, prog: str, description: str) -> Settings:

@@ -31,7 +31,7 @@ from transformers import Cache
 from mot.inference.sampling import GumbelSampler, generators_of, warpers
 from mot.inference.settings import SamplingParams
 from mot.inference.think import MixtureOfThoughts
-from mot.model.build import read_thought
+from mot.model.score import read_thought
 from mot.model.shared_prompt import can_pad, join, preallocate, select, trim_left
 from mot.runtime.flags import one_line
 from mot.serving.engine import Engine, Job, Prefilled, RequestFailed, TextDelta, Token, detokenize

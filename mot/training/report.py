@@ -15,8 +15,8 @@ from pathlib import Path
 
 from mot.reporting.figures import write_figures
 from mot.reporting.page import page
+from mot.training.run_log import METRICS, SAMPLES, read_metrics
 from mot.training.settings import AdaptSettings, TrainSettings
-from mot.training.tracking import METRICS, SAMPLES, read_metrics
 
 NLLS = {"eval_base_nll": "base", "eval_mixture_nll": "mixture", "eval_oracle_nll": "oracle"}
 LOSSES = {

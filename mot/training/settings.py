@@ -106,10 +106,12 @@ class RunSettings(DataSettings):
             raise ValueError("--fp16 and --bf16: give one of them")
 
     def name(self) -> str:
+        """Return the run's name."""
         source = self.task or self.train_file.split("?")[0].rstrip("/").split("/")[-1].rsplit(".", 1)[0]
         return self.run_name or f"{source}-{self.num_thoughts}thoughts-seed{self.seed}"
 
     def output(self) -> str:
+        """Return where the run is written."""
         return self.output_dir or f"outputs/{self.name()}"
 
 
@@ -118,6 +120,7 @@ class TrainSettings(RunSettings, TokenizerSettings, ModelSettings):
     """All settings of `train_mot.py`, which trains a model from scratch."""
 
     def peak_learning_rate(self) -> float:
+        """Return the learning rate after warm-up."""
         return self.learning_rate or min(2e-3, 0.384 / self.hidden_size)
 
 
@@ -133,6 +136,7 @@ class AdaptSettings(RunSettings, AdapterSettings):
     weight_decay: float = setting(0.0, "weight decay of AdamW, on adapters and thought tokens", group="training", low=0)
 
     def peak_learning_rate(self) -> float:
+        """Return the learning rate after warm-up."""
         return self.learning_rate
 
 

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from trainers import ESTEP_TOKENS, row, row_diversity, scored_tokens, sharpen, step_of
 
 from mot.data.datasets import branch
-from mot.model.build import lay_out
+from mot.model.score import lay_out
 from mot.thoughts import draw_sequences, responsibilities
 from mot.training import em
 
@@ -53,8 +53,8 @@ def test_the_loss_is_the_formula(tmp_path, thoughts, source, loud):
                 for j in range(1, L):
                     p = logits[len(x) - 1 + j, ids].softmax(-1)
                     router[-1] = router[-1] - p[ids.index(thought[j])].log()
-            if b["others"][i, 0, 0] >= 0:
-                compared = [thought, *b["others"][i].tolist()]
+            if b["contrast"][i, 0, 0] >= 0:
+                compared = [thought, *b["contrast"][i].tolist()]
                 if L == 1:
                     assert sorted(compared) == [[k] for k in sorted(ids)]  # the winner and the three others
                 jsd.append(row_diversity(trainer, x, compared, y))
@@ -101,9 +101,9 @@ def test_the_e_step_is_the_formula(tmp_path, thoughts, step, tau, source, drawn)
     assert 0 < carrying.sum() < 32
     assert (b["q"][~carrying] == 0).all()
     assert (b["thought"][~carrying] == -1).all()
-    contrasted = b["others"][:, 0, 0] >= 0
+    contrasted = b["contrast"][:, 0, 0] >= 0
     assert bool(contrasted.any()) == (step == 9)  # diversity counts only after the anneal
-    for own, others in zip(b["thought"][contrasted], b["others"][contrasted], strict=True):
+    for own, others in zip(b["thought"][contrasted], b["contrast"][contrasted], strict=True):
         assert sorted([own.tolist(), *others.tolist()]) == sorted(compared.tolist())
 
 

@@ -3,7 +3,7 @@
 import torch
 from mixtures import LENGTH, rows, tokens_of
 
-from mot.model.build import lay_out
+from mot.model.score import lay_out
 
 
 def reached_by(mixture, layout: dict) -> torch.Tensor:

@@ -30,7 +30,7 @@ from mixtures import (
 import mot.inference.think
 from mot.data.datasets import by_length
 from mot.inference.settings import SamplingParams
-from mot.model.build import base_logprobs, score, thought_logprobs
+from mot.model.score import base_logprobs, score, thought_logprobs
 
 # Texts --------------------------------------------------------------------------------------------------------------
 

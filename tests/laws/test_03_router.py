@@ -7,7 +7,7 @@ import pytest
 import torch
 from mixtures import DIGITS, LENGTH, PROMPTS, SEQUENCES, W, ids_of, rows, sequence_logp
 
-from mot.model.build import thought_logprobs
+from mot.model.score import thought_logprobs
 
 
 def test_the_router_is_the_restricted_softmax_of_plain_transformers(mixture):

@@ -11,7 +11,7 @@ from mixtures import DIGITS, LENGTH, SEQUENCES, TEXT, N, W, rows, tiny
 from torch.nn import functional as F
 from trainers import step_of
 
-from mot.model.build import score, thought_logprobs
+from mot.model.score import score, thought_logprobs
 from mot.thoughts import draw_sequences, mixture_nll, oracle_nll, sequence_index
 
 texts = st.text(alphabet=sorted(set(TEXT)), min_size=1, max_size=12)

@@ -81,7 +81,7 @@ def test_diversity_gradient_reaches_the_weights(tmp_path):
         losses[weight] = [p.grad.clone() for p in trainer.model.parameters()]
     changed = [not torch.allclose(a, b, atol=1e-9) for a, b in zip(losses[0.0], losses[0.5], strict=True)]
     assert sum(changed) > len(changed) / 2
-    assert (b["others"] >= 0).any()
+    assert (b["contrast"] >= 0).any()
 
 
 def test_a_step_towards_more_diversity_raises_it(tmp_path):
@@ -92,8 +92,8 @@ def test_a_step_towards_more_diversity_raises_it(tmp_path):
         compared = b["thought"][:, 0] >= 0
         ids = torch.tensor(trainer.thoughts)
         others = torch.stack([ids[ids != k] for k in b["thought"][compared]])[..., None]
-        b["others"] = torch.full_like(b["others"], -1).masked_scatter(compared[:, None, None], others)
-        b["totals"]["compared"] = int(compared.sum())
+        b["contrast"] = torch.full_like(b["contrast"], -1).masked_scatter(compared[:, None, None], others)
+        b["totals"]["contrasted"] = int(compared.sum())
         for _ in range(5):
             trainer.model.zero_grad()
             trainer.compute_loss(trainer.model, dict(b)).backward()
@@ -101,7 +101,7 @@ def test_a_step_towards_more_diversity_raises_it(tmp_path):
                 for p in trainer.model.parameters():
                     p -= 0.1 * p.grad
         trainer.model.eval()
-        parts = [(row(b, i), b["others"][i].tolist()) for i in compared.nonzero()[:, 0].tolist()]
+        parts = [(row(b, i), b["contrast"][i].tolist()) for i in compared.nonzero()[:, 0].tolist()]
         jsd = [row_diversity(trainer, x, [thought, *others], y) for (x, thought, y), others in parts]
         measured.append(torch.stack(jsd).mean().item())
     assert measured[0] < measured[1] < measured[2]

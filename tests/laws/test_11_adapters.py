@@ -20,7 +20,7 @@ from mot.data.load import load_data
 from mot.inference.settings import SamplingParams
 from mot.inference.think import MixtureOfThoughts
 from mot.model import adapters
-from mot.model.build import score, thought_logprobs
+from mot.model.score import score, thought_logprobs
 from mot.model.tokenizer import encode
 
 pytestmark = pytest.mark.slow

@@ -25,7 +25,7 @@ from mot.data.load import load_data
 from mot.inference.settings import ExportSettings
 from mot.inference.think import MixtureOfThoughts
 from mot.model import adapters
-from mot.model.build import require_branching, score
+from mot.model.score import require_branching, score
 from mot.model.tokenizer import encode, opening, thought_ids
 from mot.runtime.flags import parse
 from mot.training.run import train

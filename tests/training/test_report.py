@@ -13,8 +13,8 @@ import pytest
 from mot import cli
 from mot.inference.think import Thought
 from mot.training import report
+from mot.training.run_log import METRICS, SAMPLES, RunLog, read_metrics
 from mot.training.settings import TrainSettings
-from mot.training.tracking import METRICS, SAMPLES, RunLog, read_metrics
 
 NASTY = "<script>document.title='ran'</script> & \"x\" {{ 7 * 7 }}"
 NASTIER = "<img src=x onerror=\"document.title='ran'\"></pre>\n\ud800 \x00 é 思"

@@ -42,7 +42,7 @@ def test_auto_does_not_begin_anew_over_a_finished_model(flags, uninterrupted, tm
     assert (tmp_path / "run" / "model.safetensors").read_bytes() == before
 
 
-# Signals ----------------------------------------------------------------------------------------------------------------
+# Signals --------------------------------------------------------------------------------------------------------------
 
 STOPS = [(p, s, second) for p in PHASES for s in (signal.SIGTERM, signal.SIGINT) for second in (False, True)]
 FEW = [
@@ -85,7 +85,7 @@ def test_a_phase_that_does_not_come_back_is_left_by_the_watchdog(flags, tmp_path
     assert newest(str(tmp_path / "run"))[1]["step"] == 4
 
 
-# SIGKILL ----------------------------------------------------------------------------------------------------------------
+# SIGKILL --------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kill", range(50 if TORTURE else 4))
@@ -105,7 +105,7 @@ def test_killed_at_any_moment_it_goes_on_to_the_same_end(kill, flags, uninterrup
     assert last_state(tmp_path / "run") == uninterrupted[1]
 
 
-# Damage -----------------------------------------------------------------------------------------------------------------
+# Damage ---------------------------------------------------------------------------------------------------------------
 
 DAMAGES = ("empty", "half", "one bit", "deleted", "swapped")
 FILES = (
@@ -195,7 +195,7 @@ def test_another_shape_is_never_allowed(flags, uninterrupted, tmp_path):
     assert "hidden_size: 32, not 64" in run.log.read_text()
 
 
-# Disk full --------------------------------------------------------------------------------------------------------------
+# Disk full ------------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
