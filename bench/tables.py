@@ -7,10 +7,10 @@ A block of a page lies between two comments, and everything between them is gene
 
     <!-- table: NAME --> <!-- end -->                   the rows of NAME.json and where they come from
     <!-- command: NAME --> <!-- end -->                 the commands of NAME.json in a fence
-    <!-- figure: NAME.ROW.COLUMN --> <!-- end -->       one cell; a further .mean, .low, .high or .half is one number of it
+    <!-- figure: NAME.ROW.COLUMN --> <!-- end -->       one cell; .mean, .low, .high or .half: one number
 
-A file names study, date, commit (that first recorded the figures), machine, command, seeds, columns (key: label) and rows.
-A row is an object of cells. "id" is its name in a reference and "bold" lists the cells that stand out. A cell is
+A file names study, date, commit (that recorded the figures), machine, command, seeds, columns (key: label) and rows. A
+row is an object of cells. "id" is its name in a reference and "bold" lists the cells that stand out. A cell is
 
     1.000                                       a number, shown with the digits it is written with
     {"mean": 7.62, "half": 0.53}                7.62 ± 0.53
