@@ -43,7 +43,7 @@ def main() -> None:
     parser.add_argument("--num_layers", type=int, help="default: e2e 4, forks 3, size 12")
     parser.add_argument("--vocab_size", type=int, default=50257, help="size: of the model")
     parser.add_argument("--more", default="", help="further flags of train_lora_mot.py, as one word")
-    parser.add_argument("--judge", default="", help="e2e: further flags of evaluate_diversity.py, as one word")
+    parser.add_argument("--judge", default="", help="e2e: further flags of evaluate_diversity.py, as one argument")
     args = parser.parse_args()
     for name, of_part in {
         "base_steps": {"e2e": 600, "forks": 4000, "size": 0},

@@ -61,10 +61,10 @@ def main() -> None:
     mixture = untrained(args)
     with torch.no_grad():
         figures = {"p5": p5, "p6": p6, "p7": p7}[args.part](args, mixture)
-    told = {"bench": f"think {args.part}", "date": str(date.today()), **described()}
-    told |= {"dtype": args.dtype, "repeats": args.repeats, "packed": not args.as_transformers_loads_it}
-    told |= {"model": f"{args.hidden_size} x {args.num_layers}, {args.vocab_size}", "prompt_tokens": args.prompt_tokens}
-    print(json.dumps(told | {"max_new_tokens": args.max_new_tokens} | figures))
+    line = {"bench": f"think {args.part}", "date": str(date.today()), **described()}
+    line |= {"dtype": args.dtype, "repeats": args.repeats, "packed": not args.as_transformers_loads_it}
+    line |= {"model": f"{args.hidden_size} x {args.num_layers}, {args.vocab_size}", "prompt_tokens": args.prompt_tokens}
+    print(json.dumps(line | {"max_new_tokens": args.max_new_tokens} | figures))
 
 
 def untrained(args: argparse.Namespace) -> MixtureOfThoughts:

@@ -30,8 +30,8 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--steps", type=int, default=2000)
     parser.add_argument("--output_dir", type=Path, default=Path("outputs/trunk_cost"))
+    parser.add_argument("--json", type=Path, help="store the rows for bench/tables.py")
     args = parser.parse_args()
-
     if len(set(args.seeds)) < len(args.seeds) or len(args.seeds) > max(STUDENT):
         parser.error(f"--seeds: give 1 to {max(STUDENT)} different ones")
 
