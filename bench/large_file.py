@@ -3,9 +3,9 @@
     python bench/large_file.py --texts ../shared/data/wikitext2-valid.txt ../shared/data/wikitext2-test.txt
     python bench/large_file.py --texts ../shared/data/e2e/train.jsonl --megabytes 300
 
-The text, or the .jsonl file, repeats the lines of `--texts` in varied order. Each opening is a process of its own and
-reads 2,000 batches in the order of a run, from batch 10^6 on. Memory is the peak of the resident set (Linux) minus what
-was resident when torch, transformers and mot had been imported. The last line is one JSON object.
+The text, or the .jsonl file, is made of the lines of `--texts`, again and again in another order. Each opening is a process of its own
+and reads 2,000 batches in the order of a run, from batch 10^6 on. Memory is the peak of the resident set (Linux) minus
+what was resident when torch, transformers and mot had been imported. The last line is one JSON object.
 """
 
 import argparse

@@ -20,7 +20,7 @@ from mot.training.costs import CostSettings
 from mot.training.settings import AdaptSettings, ReportSettings, TrainSettings
 
 ROOT = Path(__file__).parent.parent
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 FENCE = re.compile(r"```(\w+)\n(.*?)```", re.DOTALL)
 LINK = re.compile(r"\]\(([^)#:]*)(?:#([^)]+))?\)")  # of this repository: (path, heading)
 PARSED = {
@@ -38,14 +38,13 @@ PARSED = {
 }
 
 
-def fences(language: str, pages: list[Path] = PAGES) -> list[str]:
-    return [body for page in pages for kind, body in FENCE.findall(page.read_text()) if kind == language]
+def fences(language: str) -> list[tuple[str, str]]:
+    return [(page.name, body) for page in PAGES for kind, body in FENCE.findall(page.read_text()) if kind == language]
 
 
 def commands() -> list[str]:
-    lines = "\n".join(fences("bash")).replace("\\\n", " ").splitlines()
-    found = [command for line in lines if (command := line.split("  #")[0].strip()) and not command.startswith("#")]
-    return list(dict.fromkeys(found))  # some stand on two pages
+    lines = "\n".join(body for _, body in fences("bash")).replace("\\\n", " ").splitlines()
+    return [command for line in lines if (command := line.split("  #")[0].strip()) and not command.startswith("#")]
 
 
 @pytest.mark.parametrize("command", commands())
@@ -97,12 +96,12 @@ def test_command_is_understood(command, tmp_path, monkeypatch, capsys):
                 [sys.executable, script, "--help"], cwd=ROOT, check=True, capture_output=True, text=True
             ).stdout
             for flag in flags:
-                assert not re.fullmatch(r"--\w+", flag) or flag in usage
+                assert not flag.startswith("--") or flag in usage
         case _:
             pytest.fail(f"no rule to check this command: {command}")
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_links_lead_somewhere(page):
     for path, heading in LINK.findall(page.read_text()):
         target = page.parent / path if path else page
@@ -124,7 +123,7 @@ def test_every_page_is_reached_from_the_readme():
 
 
 def test_readme_python_runs_as_it_stands(text_run, capsys):
-    (code,) = fences("python", [ROOT / "README.md"])
+    (code,) = [body for page, body in fences("python") if page == "README.md"]
     for there, here in (
         ("outputs/small", str(text_run)),
         ("max_new_tokens=120", "max_new_tokens=4"),
