@@ -1,5 +1,6 @@
 """docs/results: every figure lies once in a JSON file, and every page shows what the files say."""
 
+import importlib
 import importlib.util
 import json
 import re
@@ -108,3 +109,18 @@ def test_a_reference_to_nothing_is_an_error(here):
     page.write_text("<!-- figure: one.nobody.nll --><!-- end -->")
     with pytest.raises(ValueError, match="unpack"):
         tables.written(page)
+
+
+def test_a_bench_records_what_a_page_shows(here, monkeypatch):
+    page, _ = here
+    monkeypatch.syspath_prepend(str(Path(tables.__file__).parent))
+    record = importlib.import_module("record")
+    rows = [
+        {"id": "a", "nll": record.digits(1, 3), "gap": record.over_seeds([1.0, 2.0], 2)},
+        {"nll": record.digits(2.5, 0)},
+    ]
+    record.record(tables.RESULTS / "two.json", "two?", {"nll": "NLL", "gap": "gap"}, rows, [1, 2], signed=["gap"])
+    page.write_text("<!-- table: two --><!-- end -->")
+    assert "| 1.000 | +1.50 ± 6.35 |\n| 2 |  |\n" in tables.written(page)
+    content = tables.study("two")
+    assert {"study", "date", "commit", "machine", "command", "seeds", "columns", "rows", "signed"} == set(content)
