@@ -1,18 +1,19 @@
-"""What does training cost? Against the machine's own arithmetic, against a plain model, against nanoGPT.
+"""What does training cost, compared with the machine's matrix products, with a plain model, with nanoGPT?
 
     python bench/training.py rate --train_file ../shared/data/shakespeare.txt                           P1
     python bench/training.py thoughts --train_file ../shared/data/shakespeare.txt                       P2, P2b
     python bench/training.py nanogpt --train_file ../shared/data/shakespeare.txt --nanogpt ../nanoGPT   P3
 
-rate: FLOP/s of whole training steps of a plain model, over the FLOP/s of its own matrix products alone: those of every linear
-      layer, forward and backward, at the shapes they have in the step.
-thoughts: text tokens per second with 8 thoughts, over a plain model's of the same trunk: the M-step alone (the winner is known, no
-      thought is scored; without and with the compared rows of --diversity_weight), and all of it.
-nanogpt: seconds of training to nanoGPT's published CPU loss (Shakespeare by characters, 4 layers of 128, context 64, validation
-      loss 1.88), ours over its own. Evaluation is left out on both sides. None of its code is ours: it is run from your checkout.
+rate: FLOP/s of whole training steps of a plain model, divided by the FLOP/s of its matrix products alone: those of
+      every linear layer, forward and backward, at the shapes they have in the step.
+thoughts: text tokens per second with 8 thoughts, divided by those of a plain model with the same trunk: the M-step alone
+      (no thought is scored; without and with the contrast rows of --diversity_weight), and both steps.
+nanogpt: seconds of training to nanoGPT's published CPU loss (Shakespeare by characters, 4 layers of 128, context 64,
+      validation loss 1.88), ours divided by its own. Evaluation is left out on both sides. nanoGPT is run from your
+      checkout; none of its code is in this project.
 
-What is compared is run in turn, --rounds times, in one process (nanoGPT in its own); the figures are medians. The steps are the
-trainer's own, its Python included. The last line is JSON. A GPU is used where there is one.
+The alternatives are run in turn, --rounds times, in one process (nanoGPT in its own); the figures are medians. The steps
+are the trainer's own, including its Python. The last line is JSON. A GPU is used if there is one.
 """
 
 import argparse
@@ -39,7 +40,8 @@ from mot.training.settings import TrainSettings
 
 WARM = 3  # steps before the clock runs
 PUBLISHED = 1.88  # nanoGPT's README: "a loss of 1.88" after 2,000 iterations on a CPU
-GUIDE = "--block_size=64 --batch_size=12 --n_layer=4 --n_head=4 --n_embd=128 --max_iters=2000 --lr_decay_iters=2000 --dropout=0.0"
+GUIDE = "--block_size=64 --batch_size=12 --n_layer=4 --n_head=4 --n_embd=128"
+GUIDE += " --max_iters=2000 --lr_decay_iters=2000 --dropout=0.0"
 
 
 def main() -> None:
@@ -138,7 +140,7 @@ def rate(args) -> dict:
 
 
 def work(model, rows: int, length: int) -> tuple[float, list[tuple[int, int, int]]]:
-    """(FLOPs of a training step, (tokens, in, out) of its linear layers). A causal attention reads half of its square."""
+    """Return (FLOPs of a training step, (tokens, in, out) of its linear layers); causal attention reads half a square."""
     tokens = rows * length
     linear = [m for m in model.modules() if isinstance(m, torch.nn.Linear)]
     products = [(tokens, m.in_features, m.out_features) for m in linear]
@@ -174,7 +176,7 @@ def thoughts(args) -> dict:
     runs = {
         "plain": ({"num_thoughts": 1}, True),
         "M-step": ({"diversity_weight": 0.0}, False),
-        "M-step, compared rows": ({}, False),
+        "M-step, contrast rows": ({}, False),
         "all": ({}, True),
     }
     for hidden in args.hidden_size:
@@ -184,7 +186,7 @@ def thoughts(args) -> dict:
                 settings = shape(args, hidden, train_file=args.train_file, **flags)
                 data = load_data(settings, None, None)
                 _, seconds = timed(settings, data, args.steps, scores)
-                # The mean, not the median: compared rows are in the last 40 % of the steps only.
+                # The mean, not the median: contrast rows are in the last 40 % of the steps only.
                 tokens[name].append(args.batch_size * settings.seq_length / statistics.mean(seconds))
         print(f"hidden {hidden}, text tokens per second, and over the plain model's of the same round")
         found[f"hidden {hidden}"] = about = {}
@@ -192,7 +194,8 @@ def thoughts(args) -> dict:
             ratios = [a / b for a, b in zip(of_rounds, tokens["plain"], strict=True)]
             about[name] = {"tokens_per_second": statistics.median(of_rounds), "ratio": statistics.median(ratios)}
             print(
-                f"  {name:22} {about[name]['tokens_per_second']:10,.0f}  {about[name]['ratio']:5.2f} ({min(ratios):.2f} .. {max(ratios):.2f})"
+                f"  {name:22} {about[name]['tokens_per_second']:10,.0f}  {about[name]['ratio']:5.2f} "
+                f"({min(ratios):.2f} .. {max(ratios):.2f})"
             )
     return found | {"bf16": args.bf16, "compile": args.compile}
 
@@ -266,7 +269,8 @@ def theirs(args, seed: int) -> tuple[float, float]:
         subprocess.run(
             [sys.executable, "data/shakespeare_char/prepare.py"], cwd=copy, check=True, stdout=subprocess.DEVNULL
         )
-        words = f"train.py config/train_shakespeare_char.py --device={DEVICE.type} --compile=False --eval_interval=250 --eval_iters=50 --log_interval=1"
+        words = f"train.py config/train_shakespeare_char.py --device={DEVICE.type} --compile=False"
+        words += " --eval_interval=250 --eval_iters=50 --log_interval=1"
         out = subprocess.run(
             [sys.executable, *words.split(), *GUIDE.split()], cwd=copy, check=True, capture_output=True, text=True
         ).stdout
