@@ -32,7 +32,7 @@ class RunSettings(DataSettings):
     )
     estep_tokens: int = setting(
         32,
-        "plain text: the E-step scores the first so many tokens of a continuation; 0: all",
+        "plain text: the E-step scores the first tokens of a continuation, this many; 0: all",
         "tokens",
         "thoughts",
         low=0,
