@@ -1,18 +1,18 @@
 """Thoughts for a pretrained model: do they work, and what do they cost?
 
-    python bench/adapt.py e2e --train_file E2E/train.jsonl --prompts E2E/valid.jsonl --halves   (E2E=../shared/data/e2e)
+    python bench/adapt.py e2e --train_file TRAIN.jsonl --prompts VALID.jsonl --halves
     python bench/adapt.py forks --seeds 1 2 3 4 5
     python bench/adapt.py size --train_file ../shared/data/shakespeare.txt
 
-e2e: a plain model of restaurant descriptions, trained by plain transformers, gets 8 thoughts by LoRA. Then
-     evaluate_diversity.py compares them with every sampler of that base, all tuned alike. The rows of 150 prompts are
-     held out from both, for NLL and for the choice of settings; --halves: base and adapters learn from the rows of
-     different prompts.
-forks: a plain model trained by `train_mot.py --num_thoughts 1` gets 8 thoughts by LoRA: distinct valid answers of 8 on
-     unseen prompts, beside the maximum of 8 independent draws.
-size: a random model of the guide's full size: share that is trained, peak memory and tokens per second of adapting,
-     divided by those of training all of it, measured one after the other.
-Every command is printed when it is run. Finished runs are not run again.
+e2e: plain transformers train a model of restaurant descriptions, which gets 8 thoughts by LoRA. evaluate_diversity.py
+     then compares them with every sampler of that base, with the same number of settings. The rows of 150 prompts are
+     held out from both, for NLL and as a validation split. --halves: base and adapters learn from the rows of different
+     prompts.
+forks: a plain model of `train_mot.py --num_thoughts 1` gets 8 thoughts by LoRA: distinct valid answers of 8 on unseen
+     prompts, beside the most that 8 independent draws can find.
+size: a random model of the guide's full size: the trained share, peak memory and tokens per second of adapting, over
+     those of training all of it, side by side.
+Every command is printed as it is run. Finished runs are not run again.
 """
 
 import argparse
@@ -32,17 +32,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("part", choices=("e2e", "forks", "size"))
     parser.add_argument("--train_file", help="e2e: rows with prompt and completion; size: any text")
-    parser.add_argument("--prompts", help="e2e: held-out rows to evaluate on")
+    parser.add_argument("--prompts", help="e2e: held-out rows of the evaluation")
     parser.add_argument("--output_dir", type=Path, default=Path("outputs/adapt"))
     parser.add_argument("--seeds", type=int, nargs="+", default=[1], help="forks, e2e: of base and adapters")
     parser.add_argument("--base_steps", type=int, help="default: 4000; e2e 600")
     parser.add_argument("--steps", type=int, help="of adapting; default: 4000; e2e 1000; size 6")
     parser.add_argument("--learning_rate", type=float, help="of adapting; default: e2e 1e-3, forks 2e-3")
-    parser.add_argument("--halves", action="store_true", help="e2e: adapt on rows that are new to the base")
+    parser.add_argument("--halves", action="store_true", help="e2e: adapt on rows that the base has not seen")
     parser.add_argument("--hidden_size", type=int, help="default: e2e 128, forks 96, size 768")
     parser.add_argument("--num_layers", type=int, help="default: e2e 4, forks 3, size 12")
     parser.add_argument("--vocab_size", type=int, default=50257, help="size: of the model")
-    parser.add_argument("--more", default="", help="further flags of train_lora_mot.py, as one argument")
+    parser.add_argument("--more", default="", help="further flags of train_lora_mot.py, as one word")
     parser.add_argument("--judge", default="", help="e2e: further flags of evaluate_diversity.py, as one argument")
     args = parser.parse_args()
     for name, of_part in {
@@ -99,8 +99,8 @@ def e2e(args) -> None:
         base = args.output_dir / f"e2e-base-{of}"
         if not (base / "model.safetensors").is_file():
             pretrain(args, of_base, base, seed)
-        flags = f"--train_file {of_adapter} --eval_file {dev} --num_thoughts 8 --max_steps {args.steps} --bf16"
-        flags += f" --lora_dropout 0.1 --learning_rate {args.learning_rate} --seed {seed}"
+        flags = f"--train_file {of_adapter} --eval_file {dev} --num_thoughts 8 --max_steps {args.steps}"
+        flags += f" --bf16 --lora_dropout 0.1 --learning_rate {args.learning_rate} --seed {seed}"
         adapter = args.output_dir / f"e2e-adapter-{args.steps}-{args.learning_rate}-on-{of}"
         adapter = adapt_once(adapter, base, flags, args.more).result()
         print("\n".join(last_lines(adapter, "^without a thought")), flush=True)
@@ -112,7 +112,7 @@ def e2e(args) -> None:
 
 
 def split(args) -> list[Path]:
-    """Write three files of rows: of 150 held-out prompts, of the base's prompts, of the adapters' prompts."""
+    """Three files of rows: of 150 prompts that nothing learns from, of those of the base, of those of the adapters."""
     rows = [json.loads(line) for line in Path(args.train_file).read_text().splitlines()]
     prompts = sorted({row["prompt"] for row in rows})
     random.Random(0).shuffle(prompts)
@@ -127,7 +127,7 @@ def split(args) -> list[Path]:
 
 
 def pretrain(args, train_file: Path, directory: Path, seed: int) -> None:
-    """Train a plain language model of `prompt + completion` rows with transformers' Llama and Trainer and our BPE."""
+    """A plain language model of `prompt + completion` rows: transformers' Llama and Trainer, and our BPE."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM, Trainer, TrainingArguments
 
@@ -192,7 +192,7 @@ def size(args) -> None:
     train_once(base, f"{common} --num_thoughts 1 --max_steps 1 {shape}".split()).result()
     full = here / "full"
     print(f"$ python train_mot.py {common} {shape} --output_dir {full}", flush=True)
-    train_once(full, f"{common} {shape}".split()).result()  # one after the other, so that neither shares the machine
+    train_once(full, f"{common} {shape}".split()).result()  # one after the other: each has the machine for itself
     adapted = adapt_once(here / "adapter", base, common, args.more).result()
     trained, all_of_it = (count(path) for path in (adapted / "adapter_model.safetensors", base / "model.safetensors"))
     print(f"trained     {trained:,} of {all_of_it:,} parameters of the base: {trained / all_of_it:.2%}")

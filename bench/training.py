@@ -1,19 +1,18 @@
-"""What does training cost, compared with the machine's matrix products, with a plain model, with nanoGPT?
+"""What does training cost? Against the machine's own arithmetic, against a plain model, against nanoGPT.
 
     python bench/training.py rate --train_file ../shared/data/shakespeare.txt                           P1
     python bench/training.py thoughts --train_file ../shared/data/shakespeare.txt                       P2, P2b
     python bench/training.py nanogpt --train_file ../shared/data/shakespeare.txt --nanogpt ../nanoGPT   P3
 
-rate: FLOP/s of whole training steps of a plain model, divided by the FLOP/s of its matrix products alone: those of
-      every linear layer, forward and backward, at the shapes they have in the step.
-thoughts: text tokens per second with 8 thoughts, divided by those of a plain model with the same trunk: the M-step alone
-      (no thought is scored; without and with the contrast rows of --diversity_weight), and both steps.
+rate: FLOP/s of whole training steps of a plain model, over the FLOP/s of its own matrix products alone: every linear
+      layer, forward and backward, at the shapes of the step.
+thoughts: text tokens per second with 8 thoughts, over a plain model's of the same trunk: the M-step alone (the winner
+      is known, no thought is scored; without and with the contrast rows of --diversity_weight), and all of it.
 nanogpt: seconds of training to nanoGPT's published CPU loss (Shakespeare by characters, 4 layers of 128, context 64,
-      validation loss 1.88), ours divided by its own. Evaluation is left out on both sides. nanoGPT is run from your
-      checkout; none of its code is in this project.
+      validation loss 1.88), ours over its own, without evaluation on both sides. nanoGPT runs from your checkout.
 
-The alternatives are run in turn, --rounds times, in one process (nanoGPT in its own); the figures are medians. The steps
-are the trainer's own, including its Python. The last line is JSON. A GPU is used if there is one.
+Both sides run in turn, --rounds times, in one process (nanoGPT in its own); the figures are medians. The steps are the
+trainer's own, its Python included. The last line is JSON. A GPU is used where there is one.
 """
 
 import argparse
@@ -33,15 +32,15 @@ from torch.nn import functional as F
 from transformers import TrainerCallback
 
 from mot.data.load import load_data
-from mot.runtime.signals import Interruption
+from mot.runtime.signals import SignalHandler
 from mot.training.em import MixtureTrainer
 from mot.training.recipes import recipe_of
 from mot.training.settings import TrainSettings
 
 WARM = 3  # steps before the clock runs
 PUBLISHED = 1.88  # nanoGPT's README: "a loss of 1.88" after 2,000 iterations on a CPU
-GUIDE = "--block_size=64 --batch_size=12 --n_layer=4 --n_head=4 --n_embd=128"
-GUIDE += " --max_iters=2000 --lr_decay_iters=2000 --dropout=0.0"
+GUIDE = "--block_size=64 --batch_size=12 --n_layer=4 --n_head=4 --n_embd=128 --max_iters=2000 --lr_decay_iters=2000"
+GUIDE += " --dropout=0.0"
 
 
 def main() -> None:
@@ -84,7 +83,7 @@ class Timed(MixtureTrainer):
     scores = True
 
     def __init__(self, settings: TrainSettings, data, model, steps: int, directory: str):
-        super().__init__(settings, data, model, steps, directory, None, Interruption())
+        super().__init__(settings, data, model, steps, directory, None, SignalHandler())
         self.add_callback(Clock(self))
         self.seconds, self.args.logging_steps = [], steps
         self.args.eval_strategy = self.args.save_strategy = "no"
@@ -140,7 +139,7 @@ def rate(args) -> dict:
 
 
 def work(model, rows: int, length: int) -> tuple[float, list[tuple[int, int, int]]]:
-    """Return (FLOPs of a training step, (tokens, in, out) of its linear layers); causal attention reads half a square."""
+    """(FLOPs of a training step, (tokens, in, out) of its linear layers). Causal attention reads half its square."""
     tokens = rows * length
     linear = [m for m in model.modules() if isinstance(m, torch.nn.Linear)]
     products = [(tokens, m.in_features, m.out_features) for m in linear]
@@ -176,7 +175,7 @@ def thoughts(args) -> dict:
     runs = {
         "plain": ({"num_thoughts": 1}, True),
         "M-step": ({"diversity_weight": 0.0}, False),
-        "M-step, contrast rows": ({}, False),
+        "M-step, compared rows": ({}, False),
         "all": ({}, True),
     }
     for hidden in args.hidden_size:
@@ -186,17 +185,15 @@ def thoughts(args) -> dict:
                 settings = shape(args, hidden, train_file=args.train_file, **flags)
                 data = load_data(settings, None, None)
                 _, seconds = timed(settings, data, args.steps, scores)
-                # The mean, not the median: contrast rows are in the last 40 % of the steps only.
+                # The mean, not the median: compared rows are in the last 40 % of the steps only.
                 tokens[name].append(args.batch_size * settings.seq_length / statistics.mean(seconds))
         print(f"hidden {hidden}, text tokens per second, and over the plain model's of the same round")
         found[f"hidden {hidden}"] = about = {}
         for name, of_rounds in tokens.items():
             ratios = [a / b for a, b in zip(of_rounds, tokens["plain"], strict=True)]
             about[name] = {"tokens_per_second": statistics.median(of_rounds), "ratio": statistics.median(ratios)}
-            print(
-                f"  {name:22} {about[name]['tokens_per_second']:10,.0f}  {about[name]['ratio']:5.2f} "
-                f"({min(ratios):.2f} .. {max(ratios):.2f})"
-            )
+            speed, ratio = about[name]["tokens_per_second"], about[name]["ratio"]
+            print(f"  {name:22} {speed:10,.0f}  {ratio:5.2f} ({min(ratios):.2f} .. {max(ratios):.2f})")
     return found | {"bf16": args.bf16, "compile": args.compile}
 
 
@@ -269,8 +266,8 @@ def theirs(args, seed: int) -> tuple[float, float]:
         subprocess.run(
             [sys.executable, "data/shakespeare_char/prepare.py"], cwd=copy, check=True, stdout=subprocess.DEVNULL
         )
-        words = f"train.py config/train_shakespeare_char.py --device={DEVICE.type} --compile=False"
-        words += " --eval_interval=250 --eval_iters=50 --log_interval=1"
+        words = f"train.py config/train_shakespeare_char.py --device={DEVICE.type} --compile=False --eval_interval=250"
+        words += " --eval_iters=50 --log_interval=1"
         out = subprocess.run(
             [sys.executable, *words.split(), *GUIDE.split()], cwd=copy, check=True, capture_output=True, text=True
         ).stdout

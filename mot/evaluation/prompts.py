@@ -1,8 +1,9 @@
-"""What is asked in an evaluation: prompts with what is known of their answers, from a file, a text or a task.
+"""The prompts of an evaluation, with what is known of their answers: from a file, a text or a task.
 
-asked, tuned = read("valid.jsonl", "--prompts"), read("other.jsonl", "--tune_prompts")
-asked = cut("held_out.txt", 100), of_task("forks")
-tuned, judged = split(asked)
+prompts = read_prompts("valid.jsonl", "--prompts")
+prompts = cut_prompts("held_out.txt", 100)
+prompts = task_prompts("forks")
+validation, test = split(prompts)
 """
 
 import json
@@ -10,47 +11,48 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mot import tasks
-from mot.data.load import check_text
+from mot.data.sources import check_text
 
 CUT = 200  # characters of a prompt that is cut from a text
 
 
 @dataclass(frozen=True)
-class Asked:
-    """A prompt and its reference answers, of which there may be none."""
+class EvaluationPrompt:
+    """A prompt and its reference answers, possibly none."""
 
     prompt: str
     references: tuple[str, ...] = ()
 
 
-def read(path: str, flag: str) -> list[Asked]:
-    """Prompts of a file, each once, in its order: lines of text, or rows of a .jsonl.
+def read_prompts(path: str, flag: str) -> list[EvaluationPrompt]:
+    """The prompts of a file in its order, each once: lines of text, or rows of a .jsonl.
 
-    A row has a text `prompt` and may have `references`, a list of texts, or one `completion`; the rows of one prompt are
-    put together. Raises ValueError that names flag, file and line.
+    A row has a text `prompt`. It may have `references`, a list of texts, or one `completion`. Rows of one prompt are
+    merged. Raises ValueError that names flag, file and line.
     """
     where = f"{flag} {path}"
     if not Path(path).is_file():
         raise ValueError(f"{where}: no such file; give a file of prompts, or --task for a task's own")
     check_text(path, where)
-    lines = Path(path).read_text(encoding="utf-8-sig").split("\n")
-    asked: dict[str, list[str]] = {}
-    for number, line in enumerate(lines, 1):
-        if line.strip():
-            prompt, references = (
-                _row(line, f"{where}: line {number}") if path.endswith(".jsonl") else (line.rstrip("\r"), [])
-            )
-            asked.setdefault(prompt, []).extend(references)
-    if not asked:
+    references_of: dict[str, list[str]] = {}
+    for number, line in enumerate(Path(path).read_text(encoding="utf-8-sig").split("\n"), 1):
+        if not line.strip():
+            continue
+        if path.endswith(".jsonl"):
+            prompt, references = _row(line, f"{where}: line {number}")
+        else:
+            prompt, references = line.rstrip("\r"), []
+        references_of.setdefault(prompt, []).extend(references)
+    if not references_of:
         raise ValueError(f"{where}: has no prompts; give one a line, or .jsonl rows with `prompt`")
-    return [Asked(prompt, tuple(dict.fromkeys(references))) for prompt, references in asked.items()]
+    return [EvaluationPrompt(p, tuple(dict.fromkeys(references))) for p, references in references_of.items()]
 
 
 def _row(line: str, where: str) -> tuple[str, list[str]]:
     try:
         row = json.loads(line)
     except json.JSONDecodeError as e:
-        raise ValueError(f"{where} is not JSON ({e.msg}); mend or remove it") from None
+        raise ValueError(f"{where} is not JSON ({e.msg}); correct or remove it") from None
     if not isinstance(row, dict) or not isinstance(row.get("prompt"), str) or not row["prompt"].strip():
         raise ValueError(f'{where} has no text `prompt`; every row needs {{"prompt": "..."}}')
     references = row.get("references", [row["completion"]] if "completion" in row else [])
@@ -59,8 +61,8 @@ def _row(line: str, where: str) -> tuple[str, list[str]]:
     return row["prompt"], references
 
 
-def cut(path: str, count: int) -> list[Asked]:
-    """`count` prompts of CUT characters, evenly spaced, each from the beginning of a word. Raises ValueError."""
+def cut_prompts(path: str, count: int) -> list[EvaluationPrompt]:
+    """`count` prompts of CUT characters, evenly spaced, each from the start of a word. Raises ValueError."""
     where = f"--text {path}"
     if not Path(path).is_file():
         raise ValueError(f"{where}: no such file; give a text that the model was not trained on")
@@ -70,14 +72,19 @@ def cut(path: str, count: int) -> list[Asked]:
         raise ValueError(f"{where}: has {characters} characters; at least {4 * CUT} are needed")
     text = Path(path).read_text(encoding="utf-8-sig")
     starts = [text.find(" ", i * (len(text) - 2 * CUT) // count) + 1 for i in range(count)]
-    return [Asked(text[start : start + CUT]) for start in starts]
+    return [EvaluationPrompt(text[start : start + CUT]) for start in starts]
 
 
-def of_task(task: str) -> list[Asked]:
+def task_prompts(task: str) -> list[EvaluationPrompt]:
     """The different held-out prompts of a task."""
-    return [Asked(prompt) for prompt in dict.fromkeys(prompt for prompt, _ in tasks.held_out(task))]
+    return [EvaluationPrompt(prompt) for prompt in dict.fromkeys(prompt for prompt, _ in tasks.held_out(task))]
 
 
-def split(asked: list[Asked]) -> tuple[list[Asked], list[Asked]]:
-    """(every third prompt, to tune on; the others, to judge by). A single prompt is both: draws of it are split instead."""
-    return (asked[::3], [a for i, a in enumerate(asked) if i % 3]) if len(asked) > 1 else (asked, asked)
+def split(prompts: list[EvaluationPrompt]) -> tuple[list[EvaluationPrompt], list[EvaluationPrompt]]:
+    """(validation split: every third prompt, test split: the others).
+
+    A single prompt is in both splits, which then differ in the seeds of their draws.
+    """
+    if len(prompts) == 1:
+        return prompts, prompts
+    return prompts[::3], [prompt for i, prompt in enumerate(prompts) if i % 3]

@@ -31,9 +31,10 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from mot.model.chat import chat_texts, encode_chat, ends_turn
 from mot.model.config import BaseModel, MixtureConfig
 from mot.model.settings import AdapterSettings
-from mot.model.tokenizer import add_thoughts, chat_texts, encode_chat, ends_turn, thought_ids
+from mot.model.tokenizer import add_thoughts, thought_ids
 from mot.runtime.flags import one_line
 
 ADAPTER, OURS = "adapter_config.json", "mot.json"

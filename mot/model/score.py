@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from transformers import Cache, PreTrainedModel
 
 from mot.runtime.flags import one_line
-from mot.thoughts import draw_words, mixture_nll, oracle_nll, specialisation
+from mot.thoughts import draw_sequences, mixture_nll, oracle_nll, specialisation
 
 
 def lay_out(batch: dict[str, Tensor], token_BL: Tensor, pad: int) -> dict[str, Tensor]:
@@ -189,7 +189,7 @@ def score(
         result = {"base_nll": -base_B / length_B, "tokens": length_B}
         if thoughts:
             M = N = len(thoughts)
-            sequences_ML = draw_words(M, N, thought_length, torch.Generator().manual_seed(0))
+            sequences_ML = draw_sequences(M, N, thought_length, torch.Generator().manual_seed(0))
             logp_BMT, _, sequence_logp_BM = thought_logprobs(model, batch, thoughts, sequences_ML=sequences_ML)
             logp_BM = logp_BMT.sum(-1)
             represented = thought_length * math.log(N) - math.log(M)  # log(W / M)

@@ -217,3 +217,43 @@ def share_prompt(cache: Cache) -> None:
 
 AttentionInterface.register(NAME, attend)
 AttentionMaskInterface.register(NAME, sdpa_mask)
+
+
+# A batch whose rows join and leave: what a serving engine does with its cache. All of these change `cache` in place. --------
+
+
+def preallocate(cache: Cache) -> None:
+    """Give every plain layer room to grow, so that a new token does not copy the whole cache."""
+    cache.layers = [PreallocatedLayer.of(layer) if type(layer) is DynamicLayer else layer for layer in cache.layers]
+
+
+def can_pad(cache: Cache) -> bool:
+    """True if every layer is a preallocated one. Sliding windows and recurrent states have no left side to pad."""
+    return all(type(layer) is PreallocatedLayer for layer in cache.layers)
+
+
+def pad_left(cache: Cache, length: int) -> None:
+    """Put zeros before the keys and values of every row, up to `length` tokens. The attention mask must hide them."""
+    for layer in cache.layers:
+        missing = (0, 0, length - layer.keys.shape[-2], 0)
+        layer.keys, layer.values = (torch.nn.functional.pad(t, missing) for t in (layer.keys, layer.values))
+
+
+def trim_left(cache: Cache, count: int) -> None:
+    """Drop the first `count` tokens of every row and free their memory."""
+    for layer in cache.layers:
+        layer.keys, layer.values = layer.keys[:, :, count:].clone(), layer.values[:, :, count:].clone()
+
+
+def join(cache: Cache, other: Cache) -> None:
+    """Append the rows of `other`; the shorter of the two caches is padded left."""
+    length = max(cache.get_seq_length(), other.get_seq_length())
+    pad_left(cache, length)
+    pad_left(other, length)
+    for layer, added in zip(cache.layers, other.layers, strict=True):
+        layer.keys, layer.values = torch.cat([layer.keys, added.keys]), torch.cat([layer.values, added.values])
+
+
+def select(cache: Cache, rows: list[int]) -> None:
+    """Keep these rows, in this order."""
+    cache.batch_select_indices(torch.tensor(rows, device=cache.layers[0].keys.device))

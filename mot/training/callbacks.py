@@ -29,7 +29,7 @@ from transformers import TrainerCallback
 
 from mot.runtime.files import WRITE_ERRORS, atomic_write_text, disk_is_full
 from mot.runtime.remote import Mirror
-from mot.runtime.signals import Interruption
+from mot.runtime.signals import SignalHandler
 from mot.thoughts import effective_thoughts
 from mot.training.checkpoint import HISTORY, bytes_on_disk, discard, free_bytes, prune, seal
 from mot.training.settings import RunSettings
@@ -179,7 +179,7 @@ class SealCheckpoint(TrainerCallback):
 class StopOnSignal(TrainerCallback):
     """End training after the step in which a signal arrives, with a checkpoint of that step."""
 
-    def __init__(self, interruption: Interruption, seal: SealCheckpoint):
+    def __init__(self, interruption: SignalHandler, seal: SealCheckpoint):
         self.interruption, self.seal = interruption, seal
 
     def asked(self) -> bool:

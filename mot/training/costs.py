@@ -5,8 +5,8 @@
     activations(settings, width, layers, ...)      bytes
     estimate(settings, GPUS["l4"])                 hours, dollars, does it fit
 
-`train_mot.py --dry_run` and `mot cost` use the same functions: the first with the sizes of the data, the second with
---tokens. Prices are in mot/cloud/prices.yaml.
+`train_mot.py --dry_run` and `mot cost` use the same functions: the first with what the data are, the second with --tokens.
+Prices are in prices.yaml beside this file.
 """
 
 from dataclasses import dataclass, replace
@@ -64,10 +64,10 @@ def activations(
 
 @cache
 def prices() -> dict:
-    """Return mot/cloud/prices.yaml."""
+    """The content of prices.yaml."""
     import yaml
 
-    return yaml.safe_load(files("mot.cloud").joinpath("prices.yaml").read_text(encoding="utf-8"))
+    return yaml.safe_load(files("mot.training").joinpath("prices.yaml").read_text(encoding="utf-8"))
 
 
 def require_gpu(gpu: str, spot: bool) -> dict:

@@ -6,7 +6,8 @@ raise ValueError(out_of_memory(settings, error))
 
 from dataclasses import replace
 
-from mot.data.load import Data, Windows
+from mot.data.datasets import Windows
+from mot.data.load import Data
 from mot.training.costs import LIBRARIES, STATE, activations, cost_of_a_row
 from mot.training.recipes import recipe_of
 from mot.training.settings import RunSettings

@@ -28,12 +28,13 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader
 from transformers import PrinterCallback, Trainer
 
-from mot.data.load import Batches, Data, Windows, branch, by_length
+from mot.data.datasets import Batches, Windows, branch, by_length
+from mot.data.load import Data
 from mot.model.score import evaluating, lay_out, thought_logprobs
 from mot.model.tokenizer import thought_ids
 from mot.runtime.remote import Mirror
-from mot.runtime.signals import Interruption
-from mot.thoughts import diversity, draw_words, router_loss, usage_entropy
+from mot.runtime.signals import SignalHandler
+from mot.thoughts import diversity, draw_sequences, router_loss, usage_entropy
 from mot.training.arguments import training_arguments
 from mot.training.assignment import Assignment, choose_contrast, match, row_offsets
 from mot.training.callbacks import FlagIntervals, LogWindow, SealCheckpoint, SpikeGuard, StopOnSignal
@@ -61,7 +62,7 @@ class MixtureTrainer(Trainer):
         steps: int,
         output_dir: str,
         log: RunLog | None,
-        interruption: Interruption,
+        interruption: SignalHandler,
         start: int = 0,
         facts: dict | None = None,
         mirror: Mirror | None = None,
@@ -140,7 +141,7 @@ class MixtureTrainer(Trainer):
         B, device = sum(sizes) * world, batches[0]["prompt"].device
         local_rows, gathered_rows = row_offsets(sizes, self.args.process_index, world)
         carries_B = torch.rand(B, generator=g) >= s.thought_dropout
-        candidates_NL = draw_words(N, N, s.thought_length, g)
+        candidates_NL = draw_sequences(N, N, s.thought_length, g)
 
         of_R = self.score_rows(batches, carries_B, local_rows, candidates_NL)
         of_B = torch.empty(B, of_R.shape[1])  # one exchange between the processes

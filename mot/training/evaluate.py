@@ -12,7 +12,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Subset
 from transformers import PreTrainedModel
 
-from mot.data.load import Data, branch, collate_windows, encode_prompts
+from mot.data.datasets import branch, collate_windows
+from mot.data.encode import encode_prompts
+from mot.data.load import Data
 from mot.inference.think import MixtureOfThoughts, Thought
 from mot.model.score import base_logprobs, evaluating, score
 from mot.model.tokenizer import thought_ids

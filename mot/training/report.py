@@ -1,7 +1,9 @@
-"""Pictures of a run: `write("outputs/run")` draws its metrics.jsonl and puts them on one page with its samples and settings.
+"""The report of a run: figures of its metrics, samples of its thoughts, and its settings on one page.
 
-OUTPUT/report/index.html holds its images inside, asks no server for anything and runs no script, so it can be mailed. The
-same images lie beside it as PNG. A run that was interrupted, or is still running, has a report of what it has logged.
+    write("outputs/run")       # OUTPUT/report/index.html and the figures as PNG
+
+The page holds its figures inside, requests nothing from a server and runs no script, so it can be mailed. A run that
+was interrupted or is still running has a report of what it has logged.
 """
 
 import dataclasses
@@ -11,7 +13,8 @@ import shlex
 import statistics
 from pathlib import Path
 
-from mot.reporting.figures import page, write_pictures
+from mot.reporting.figures import write_figures
+from mot.reporting.page import page
 from mot.training.run_log import METRICS, SAMPLES, read_metrics
 from mot.training.settings import AdaptSettings, TrainSettings
 
@@ -33,7 +36,7 @@ NUMBERS = {
 
 
 def write(output_dir: str) -> Path:
-    """Write OUTPUT/report/ and return the path of its index.html. Raises ValueError if there is no such directory."""
+    """Write OUTPUT/report/ and return the path of its index.html. Raises ValueError if OUTPUT does not exist."""
     run, folder = Path(output_dir), Path(output_dir) / "report"
     if not run.is_dir():
         raise ValueError(f"{output_dir}: no such directory; give the --output_dir of a run")
@@ -41,11 +44,11 @@ def write(output_dir: str) -> Path:
     settings = json.loads((run / "run.json").read_text()) if (run / "run.json").is_file() else {}
     folder.mkdir(exist_ok=True)
     text = page(
-        BODY,
+        "run.html.j2",
         title=settings.get("run_name") or run.resolve().name,
         facts=[_state(run, metrics, settings), *_speed_and_memory(metrics)],
         numbers=_first_and_last_numbers(metrics),
-        pictures=write_pictures(folder, PICTURES, metrics),
+        figures=write_figures(folder, FIGURES, metrics),
         samples=_first_and_last_samples(samples),
         settings=_settings(settings),
     )
@@ -53,46 +56,52 @@ def write(output_dir: str) -> Path:
     return folder / "index.html"
 
 
-# What the page says -------------------------------------------------------------------------------------------------
+# The content of the page --------------------------------------------------------------------------------------------
 
 
 def _state(run: Path, metrics: list[dict], settings: dict) -> str:
-    step, goal = metrics[-1]["step"] if metrics else 0, settings.get("max_steps")
+    step, last = metrics[-1]["step"] if metrics else 0, settings.get("max_steps")
     if any(run.glob("*.safetensors")):
         return f"finished at step {step:,}"
-    return f"at step {step:,}" + (f" of {goal:,}" if goal else "") + ": still running, or interrupted"
+    return f"at step {step:,}" + (f" of {last:,}" if last else "") + ": still running, or interrupted"
 
 
 def _speed_and_memory(metrics: list[dict]) -> list[str]:
     speed = [value for _, value in _points(metrics, "tokens_per_second")]
     memory = [value for _, value in _points(metrics, "peak_memory_gib")]
-    words = [f"{statistics.median(speed):,.0f} tokens per second (median)"] if speed else []
-    return words + ([f"{max(memory):.2f} GiB at most"] if memory else [])
+    facts = []
+    if speed:
+        facts.append(f"{statistics.median(speed):,.0f} tokens per second (median)")
+    if memory:
+        facts.append(f"{max(memory):.2f} GiB at most")
+    return facts
 
 
 def _first_and_last_numbers(metrics: list[dict]) -> dict:
-    """The table of evaluations: steps of its columns, and rows (words, unit, values)."""
+    """The table of evaluations: the steps of its columns, and rows (label, unit, values)."""
     evaluations = [m for m in metrics if m.keys() & NUMBERS.keys()]
     shown = evaluations[:1] + evaluations[1:][-1:]
     rows = [
-        (words, unit, [format(m[name], form) if name in m else "" for m in shown])
-        for name, (words, unit, form) in NUMBERS.items()
+        (label, unit, [format(m[name], form) if name in m else "" for m in shown])
+        for name, (label, unit, form) in NUMBERS.items()
         if any(name in m for m in shown)
     ]
     return {"steps": [m["step"] for m in shown], "rows": rows}
 
 
 def _first_and_last_samples(samples: list[dict]) -> list[dict]:
-    """What was said at the last evaluation and, to see the progress, at the first; thoughts in their own order."""
+    """Samples of the last evaluation and, to show the progress, of the first; thoughts in the order of their index."""
+    if not samples:
+        return []
     groups = []
-    for when, step in (("last", samples[-1]["step"]), ("first", samples[0]["step"])) if samples else ():
+    for when, step in (("last", samples[-1]["step"]), ("first", samples[0]["step"])):
         rows = [s | {"thoughts": sorted(s["thoughts"], key=lambda t: t["index"])} for s in samples if s["step"] == step]
         groups.append({"when": when, "step": step, "rows": rows})
-    return groups[:1] if samples and groups[0]["step"] == groups[1]["step"] else groups
+    return groups[:1] if groups[0]["step"] == groups[1]["step"] else groups
 
 
 def _settings(settings: dict) -> dict[bool, list[tuple[str, object, str]]]:
-    """(name, value, unit), apart by whether the run chose the value (True) or took the default."""
+    """(name, value, unit): True for values that differ from the default, False for defaults."""
     fields = {f.name: f for f in dataclasses.fields(AdaptSettings if "base_model" in settings else TrainSettings)}
     rows = {True: [], False: []}
     for name, value in settings.items():
@@ -101,7 +110,7 @@ def _settings(settings: dict) -> dict[bool, list[tuple[str, object, str]]]:
     return rows
 
 
-# Pictures -----------------------------------------------------------------------------------------------------------
+# Figures ------------------------------------------------------------------------------------------------------------
 
 
 def _nll(figure, metrics: list[dict]) -> None:
@@ -118,9 +127,9 @@ def _losses(figure, metrics: list[dict]) -> None:
     panels = figure.subplots(math.ceil(len(shown) / across), across, squeeze=False)
     thoughts = _num_thoughts(metrics)
     for axes, name in zip(panels.flat, shown, strict=False):
-        words, unit = LOSSES[name]
+        label, unit = LOSSES[name]
         _lines(axes, {"": _points(metrics, name)}, unit)
-        axes.set_title(words, loc="left")
+        axes.set_title(label, loc="left")
         if name in ("router_loss", "entropy") and thoughts > 1:
             _reference(axes, math.log(thoughts))
         if axes in panels[:-1]:
@@ -133,7 +142,7 @@ def _usage(figure, metrics: list[dict]) -> None:
     rows, N = [m for m in metrics if "usage/0" in m], _num_thoughts(metrics)
     if N < 2 or not rows:
         return
-    every = math.ceil(len(rows) / 60)  # a column is the mean of so many lines: one line may be no more than a few rows
+    every = math.ceil(len(rows) / 60)  # a column is the mean of several log lines, because one line covers few rows
     columns = [rows[i : i + every] for i in range(0, len(rows), every)]
     ends = [column[-1]["step"] for column in columns]
     begin = max(0, rows[0]["step"] - (rows[1]["step"] - rows[0]["step"] if len(rows) > 1 else 1))
@@ -167,7 +176,7 @@ def _throughput(figure, metrics: list[dict]) -> None:
 
 
 def _lines(axes, lines: dict[str, list[tuple[int, float]]], unit: str, low: float | None = None) -> None:
-    """Draw lines and write each one's name at its end; a long, noisy one is a shadow behind its running mean."""
+    """Draw lines, each labelled at its end. A long line is drawn pale behind its running mean."""
     from matplotlib.ticker import MaxNLocator
 
     for i, points in enumerate(lines.values()):
@@ -183,7 +192,7 @@ def _lines(axes, lines: dict[str, list[tuple[int, float]]], unit: str, low: floa
     axes.margins(x=0.02)
     axes.grid()
     axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
-    # Names stand where their lines end, but no closer to each other than a line of text is high.
+    # Labels are at the ends of their lines, but no closer to each other than the height of a line of text.
     bottom, top = axes.get_ylim()
     ends = sorted((points[-1][1], i, label) for i, (label, points) in enumerate(lines.items()) if label)
     height, lowest = 0.075, 0.0
@@ -206,28 +215,30 @@ def _num_thoughts(metrics: list[dict]) -> int:
     return max((sum(name.startswith("usage/") for name in m) for m in metrics), default=0)
 
 
-PICTURES = {
+FIGURES = {
     "nll": (
         _nll,
-        "Negative log-likelihood of held-out text. The mixture is at the base or below it once thoughts help; the oracle "
-        "picks the best thought after seeing the answer, so the gap to it is what a better router could win.",
+        "Negative log-likelihood of held-out text. The mixture is at the base or below it once thoughts help. The "
+        "oracle picks the best thought after seeing the answer, so the gap to it is what a better router could gain.",
     ),
     "losses": (
         _losses,
-        "Training losses apart; dotted: log N (a word's router loss begins near L log N). The router has learnt something once it is below it, and all thoughts are "
-        "in use while the usage entropy is near it. Diversity is measured in the last 40 % of the steps.",
+        "The training losses. Dotted: log N; the router loss of a thought of L tokens starts near L log N. The "
+        "router has learnt something once its loss is below the line. All thoughts are in use while the usage "
+        "entropy is near it. Diversity is measured in the last 40 % of the steps.",
     ),
     "usage": (
         _usage,
-        "Which thoughts win the training rows. A row that stays dark is a thought that is never used. "
-        "Where thoughts are words: their first tokens.",
+        "Which thoughts win the training rows. A row that stays dark is a thought that is never used. Thoughts of "
+        "several tokens are counted by their first token.",
     ),
     "effective": (
         _effective,
-        "How many thoughts are in use: the exponential of the entropy of usage, from 1 to N (dotted). Where thoughts are "
-        "words: of the winners' first tokens in training, of the N words asked on held-out rows.",
+        "How many thoughts are in use: the exponential of the entropy of usage, from 1 to N (dotted). For thoughts "
+        "of several tokens: the winners' first tokens in training, and the N sequences that held-out rows are scored "
+        "with.",
     ),
-    "throughput": (_throughput, "Training speed, evaluations not counted, and the most memory held so far."),
+    "throughput": (_throughput, "Training speed without evaluations, and the peak memory so far."),
 }
 
 
@@ -235,26 +246,18 @@ PICTURES = {
 
 
 def summary(steps: int, seconds: float, metrics: dict[str, float]):
-    """A table for the end of a run: what was reached."""
+    """A table for the end of a run: the last value of every evaluation metric."""
     from rich.table import Table
 
-    names = {
-        "eval_base_nll": "base NLL",
-        "eval_general_nll": "base NLL on other text",
-        "eval_mixture_nll": "mixture NLL",
-        "eval_oracle_nll": "oracle NLL",
-        "eval_specialisation": "specialisation",
-        "eval_effective_thoughts": "effective thoughts",
-    }
     table = Table(title=f"{steps:,} steps in {seconds:,.0f} s", show_header=False, title_justify="left")
-    for name, words in names.items():
+    for name, (label, _, _) in NUMBERS.items():
         if name in metrics:
-            table.add_row(words, f"{metrics[name]:.4f}" + (" nats per token" if "nll" in name else ""))
+            table.add_row(label, f"{metrics[name]:.4f}" + (" nats per token" if "nll" in name else ""))
     return table
 
 
 def where_to(output_dir: str, page: str) -> str:
-    """What was written where, and what to try next: plain lines, so that a path can be copied from any terminal."""
+    """The files of a run and a command to try next, as plain lines, so that a path can be copied from any terminal."""
     return "\n".join(
         [
             f"model, tokenizer  {output_dir}/",
@@ -266,7 +269,7 @@ def where_to(output_dir: str, page: str) -> str:
 
 
 def side_by_side(thoughts, verdicts: list[str] | None = None):
-    """Thoughts in columns, each headed by its index and probability, as many to a row as the terminal has room for."""
+    """Thoughts in columns under their index and probability, as many in a row as the terminal has room for."""
     from rich.columns import Columns
     from rich.panel import Panel
     from rich.text import Text
@@ -286,57 +289,3 @@ def side_by_side(thoughts, verdicts: list[str] | None = None):
             )
         )
     return Columns(panels)
-
-
-# The page -----------------------------------------------------------------------------------------------------------
-
-BODY = """<h1>{{ title }}</h1>
-<p class="dim">{{ facts | join(" · ") }}</p>
-{% if numbers.rows %}
-<h2>Held-out evaluation</h2>
-<table>
-<thead><tr><th></th>{% for step in numbers.steps %}<th class="number">step {{ "{:,}".format(step) }}</th>{% endfor %}<th>unit</th></tr></thead>
-<tbody>
-{% for words, unit, values in numbers.rows %}
-<tr><th>{{ words }}</th>{% for value in values %}<td class="number{{ " last" if loop.last }}">{{ value }}</td>{% endfor %}<td class="dim">{{ unit }}</td></tr>
-{% endfor %}
-</tbody>
-</table>
-{% endif %}
-{% if pictures %}
-<h2>Pictures</h2>
-<div class="grid">
-{% for p in pictures %}
-{{ figure(p) }}
-{% endfor %}
-</div>
-{% endif %}
-{% if samples %}
-<h2>Samples of thoughts</h2>
-{% for group in samples %}
-<h3>{{ group.when }} evaluation, step {{ "{:,}".format(group.step) }}</h3>
-{% for row in group.rows %}
-<pre class="prompt">{{ row.prompt or "(no prompt)" }}</pre>
-<div class="grid thoughts">
-{% for t in row.thoughts %}
-<article><header><b>thought {{ t.index }}</b><small>p {{ ("%.2f" if t.probability >= 0.005 else "%.1g") | format(t.probability) }} · {{ "%.2f" | format(-t.mean_logprob) }} nats/token</small></header><pre>{{ t.text }}</pre></article>
-{% endfor %}
-</div>
-{% endfor %}
-{% endfor %}
-{% endif %}
-{% if settings[True] or settings[False] %}
-<h2>Settings</h2>
-{% for chosen in (True, False) %}
-{% if settings[chosen] %}
-<details{{ " open" if chosen }}><summary>{{ "chosen for this run" if chosen else "left at their defaults" }}</summary>
-<table>
-{% for name, value, unit in settings[chosen] %}
-<tr><th>{{ name }}</th><td>{{ "" if value is none else value }}</td><td class="dim">{{ unit }}</td></tr>
-{% endfor %}
-</table>
-</details>
-{% endif %}
-{% endfor %}
-{% endif %}
-"""

@@ -24,7 +24,7 @@ from mot import tasks
 from mot.data.load import Data, load_data
 from mot.runtime.files import CONFIGURATIONS, WRITE_ERRORS, disk_is_full, publish
 from mot.runtime.remote import Mirror, is_remote
-from mot.runtime.signals import Interruption
+from mot.runtime.signals import SignalHandler
 from mot.training import card
 from mot.training.checkpoint import HISTORY, claim, differences, find, require_space
 from mot.training.dry_run import dry_run, out_of_memory
@@ -75,7 +75,7 @@ def train(settings: RunSettings) -> Result | None:
     disk space, no finite loss). SIGTERM and SIGINT end the process with code 143 and 130, after a checkpoint if
     training had begun.
     """
-    with Interruption() as interruption, tempfile.TemporaryDirectory() as scratch:
+    with SignalHandler() as interruption, tempfile.TemporaryDirectory() as scratch:
         try:
             return _train(settings, interruption, scratch)
         except Exception as e:
@@ -88,7 +88,7 @@ def train(settings: RunSettings) -> Result | None:
             raise ValueError(out_of_memory(settings, e)) from None
 
 
-def _train(settings: RunSettings, interruption: Interruption, scratch: str) -> Result | None:
+def _train(settings: RunSettings, interruption: SignalHandler, scratch: str) -> Result | None:
     rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     recipe = recipe_of(settings)
     _check(settings, recipe, world)
@@ -149,7 +149,7 @@ def _train(settings: RunSettings, interruption: Interruption, scratch: str) -> R
 def _optimise(trainer: MixtureTrainer, resumption: Resumption, log: RunLog | None) -> None:
     """Train to the last step, or to a signal; every finished run has an evaluation of its last step."""
     try:
-        with trainer.stop.interruption.heeded():
+        with trainer.stop.interruption.deferred():
             trainer.train(resume_from_checkpoint=str(resumption.checkpoint) if resumption.checkpoint else None)
             if trainer.evaluated_at != trainer.steps and not trainer.stop.asked():
                 trainer.evaluate()

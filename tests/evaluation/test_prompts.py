@@ -1,10 +1,10 @@
-"""What is asked: files of every shape, and one clear line for the ones that cannot be read."""
+"""The prompts of an evaluation: files of every shape, and one clear line for those that cannot be read."""
 
 import json
 
 import pytest
 
-from mot.evaluation.prompts import CUT, Asked, cut, of_task, read, split
+from mot.evaluation.prompts import CUT, EvaluationPrompt, cut_prompts, read_prompts, split, task_prompts
 
 
 def written(tmp_path, name, content):
@@ -15,7 +15,7 @@ def written(tmp_path, name, content):
 
 def test_lines_of_text(tmp_path):
     path = written(tmp_path, "p.txt", "one\r\n\ntwo words \none\n")
-    assert read(path, "--prompts") == [Asked("one"), Asked("two words ")]
+    assert read_prompts(path, "--prompts") == [EvaluationPrompt("one"), EvaluationPrompt("two words ")]
 
 
 def test_rows_of_one_prompt_are_put_together(tmp_path):
@@ -26,7 +26,7 @@ def test_rows_of_one_prompt_are_put_together(tmp_path):
         {"prompt": "a", "completion": " x"},
     ]
     path = written(tmp_path, "p.jsonl", "\n".join(map(json.dumps, rows)))
-    assert read(path, "--prompts") == [Asked("a", (" x", " y", " z")), Asked("b")]
+    assert read_prompts(path, "--prompts") == [EvaluationPrompt("a", (" x", " y", " z")), EvaluationPrompt("b")]
 
 
 @pytest.mark.parametrize(
@@ -47,30 +47,30 @@ def test_rows_of_one_prompt_are_put_together(tmp_path):
 )
 def test_files_that_cannot_be_read(tmp_path, name, content, words):
     with pytest.raises(ValueError, match=f"^--prompts .*{words}"):
-        read(written(tmp_path, name, content), "--prompts")
+        read_prompts(written(tmp_path, name, content), "--prompts")
 
 
 def test_files_that_are_not_there():
     with pytest.raises(ValueError, match=r"--prompts nowhere\.txt: no such file"):
-        read("nowhere.txt", "--prompts")
+        read_prompts("nowhere.txt", "--prompts")
     with pytest.raises(ValueError, match=r"--text nowhere\.txt: no such file"):
-        cut("nowhere.txt", 3)
+        cut_prompts("nowhere.txt", 3)
 
 
 def test_prompts_cut_from_a_text_begin_with_words_and_are_spread_over_it(tmp_path):
     text = " ".join(f"word{i}" for i in range(2000))
-    asked = cut(written(tmp_path, "t.txt", text), 10)
-    assert len(asked) == 10
-    assert all(len(a.prompt) == CUT and a.prompt.startswith("word") and a.prompt in text for a in asked)
-    first, last = text.index(asked[0].prompt), text.index(asked[-1].prompt)
+    prompts = cut_prompts(written(tmp_path, "t.txt", text), 10)
+    assert len(prompts) == 10
+    assert all(len(a.prompt) == CUT and a.prompt.startswith("word") and a.prompt in text for a in prompts)
+    first, last = text.index(prompts[0].prompt), text.index(prompts[-1].prompt)
     assert first < len(text) / 10 < 0.8 * len(text) < last + CUT < len(text)
     with pytest.raises(ValueError, match="has 799 characters"):
-        cut(written(tmp_path, "short.txt", text[:799]), 10)
+        cut_prompts(written(tmp_path, "short.txt", text[:799]), 10)
 
 
-def test_no_prompt_is_tuned_on_and_judged_by():
-    asked = of_task("forks")
-    tuned, judged = split(asked)
-    assert not set(tuned) & set(judged)
-    assert len(tuned) + len(judged) == len(asked) == 512
-    assert len(of_task("circle")) == len(of_task("chains")) == 1
+def test_no_prompt_is_in_both_splits():
+    prompts = task_prompts("forks")
+    validation, test = split(prompts)
+    assert not set(validation) & set(test)
+    assert len(validation) + len(test) == len(prompts) == 512
+    assert len(task_prompts("circle")) == len(task_prompts("chains")) == 1

@@ -1,12 +1,21 @@
-"""The baselines are what their names say: distributions by counting, searches against their slow obvious versions."""
+"""The baselines do what their names say: distributions by counting, searches against their slow obvious versions."""
 
 import math
 
 import pytest
 import torch
 
-from mot.evaluation.evaluate import prompt_ids
-from mot.inference.samplers import BASELINES, SAMPLERS, TUNING_POINTS, DiverseBeams, Setting, sample
+from mot.inference.samplers import (
+    BASELINES,
+    SAMPLERS,
+    TUNING_POINTS,
+    DiverseBeams,
+    Sampler,
+    SampleRequest,
+    Setting,
+    prompt_ids,
+    sample,
+)
 from mot.inference.think import MixtureOfThoughts
 
 
@@ -19,8 +28,7 @@ PROMPTS = ["abcdefgh", "hgfedcba"]
 
 
 def drawn(mixture, setting, prompts=PROMPTS, k=4, tokens=5, seed=0):
-    ids = prompt_ids(mixture, prompts)
-    return sample(mixture.model, mixture.tokenizer, ids, prompts, k, setting, tokens, seed, mixture.thoughts)
+    return sample(SampleRequest(mixture, setting, prompts, k, tokens, seed))
 
 
 def first_token_law(mixture, prompt):
@@ -31,9 +39,13 @@ def first_token_law(mixture, prompt):
     return logits.softmax(-1)
 
 
-def test_every_sampler_has_as_many_settings_to_be_tuned_and_no_two_have_one_name():
-    assert {len(settings) for settings in SAMPLERS.values()} == {TUNING_POINTS}
-    names = [s.name for settings in SAMPLERS.values() for s in settings]
+def every_setting():
+    return [setting for sampler in SAMPLERS.values() for setting in sampler.settings]
+
+
+def test_every_sampler_has_the_same_number_of_settings_and_names_are_unique():
+    assert {len(sampler.settings) for sampler in SAMPLERS.values()} == {TUNING_POINTS}
+    names = [setting.name for setting in every_setting()]
     assert len(set(names)) == len(names)
     assert set(BASELINES) == SAMPLERS.keys() - {"thoughts"}
 
@@ -48,7 +60,7 @@ SLOW = {  # each sampler's law of the first token, from the law p at temperature
 
 @pytest.mark.parametrize("name", SLOW)
 def test_samplers_draw_from_their_law(mixture, name):
-    (setting,) = (s for settings in SAMPLERS.values() for s in settings if s.name == name)
+    (setting,) = (s for s in every_setting() if s.name == name)
     prompt, k = PROMPTS[0], 4000
     p = first_token_law(mixture, prompt)
     p = SLOW[name](
@@ -61,9 +73,9 @@ def test_samplers_draw_from_their_law(mixture, name):
     assert (share - p / p.sum()).abs().max() < 4 * math.sqrt(0.25 / k)
 
 
-@pytest.mark.parametrize("sampler", [name for name in BASELINES if name != "one_thought"])
+@pytest.mark.parametrize("sampler", BASELINES)
 def test_a_text_depends_on_its_prompt_and_number_only(mixture, sampler):
-    setting = SAMPLERS[sampler][2]
+    setting = SAMPLERS[sampler].settings[2]
     together = drawn(mixture, setting)
     assert [drawn(mixture, setting, [prompt])[0] for prompt in PROMPTS] == together
     assert all(len(texts) == 4 for texts in together)
@@ -75,14 +87,13 @@ def test_a_text_depends_on_its_prompt_and_number_only(mixture, sampler):
 
 @pytest.mark.parametrize("sampler", ["temperature", "top_p", "seed_prefix"])
 def test_another_seed_gives_other_texts(mixture, sampler):
-    setting = SAMPLERS[sampler][-1]
+    setting = SAMPLERS[sampler].settings[-1]
     assert drawn(mixture, setting, seed=0) != drawn(mixture, setting, seed=1)
 
 
-def test_no_sampler_says_a_thought_token(mixture):
-    for settings in SAMPLERS.values():
-        if settings[0].sampler not in ("thoughts", "one_thought"):
-            assert "thought" not in str(drawn(mixture, settings[-1], tokens=12))
+def test_no_sampler_generates_a_thought_token(mixture):
+    for sampler in SAMPLERS.values():
+        assert "thought" not in str(drawn(mixture, sampler.settings[-1], tokens=12))
 
 
 def test_a_wide_enough_beam_search_finds_the_most_probable_texts(mixture):
@@ -99,13 +110,13 @@ def test_a_wide_enough_beam_search_finds_the_most_probable_texts(mixture):
     total[end, end] = logp[0, 0, end]
     pairs = [divmod(i, V) for i in total.flatten().topk(3).indices.tolist()]
     best = {mixture.tokenizer.decode(pair, skip_special_tokens=True) for pair in pairs}
-    width = Setting("beam", (("width", V // 3), ("length_penalty", 0.0)))
+    width = Setting(SAMPLERS["beam"], (("width", V // 3), ("length_penalty", 0.0)))
     (texts,) = drawn(mixture, width, [prompt], k=3, tokens=2)
     assert set(texts) == best
 
 
 def slow_diverse_beams(scores, k, penalty, running):
-    """Group after group, as in the paper: what each says, given what the groups before it said."""
+    """Group after group, as in the paper: the token of each, given the tokens of the groups before it."""
     said = []
     for b in range(len(scores) // k):
         tokens = []
@@ -129,6 +140,42 @@ def test_diverse_beams_are_the_slow_ones(penalty):
 
 
 def test_diverse_beams_without_a_penalty_are_copies_and_with_a_high_one_all_differ(mixture):
-    none, high = (Setting("diverse_beam", (("penalty", penalty),)) for penalty in (0.0, 20.0))
+    none, high = (Setting(SAMPLERS["diverse_beam"], (("penalty", penalty),)) for penalty in (0.0, 20.0))
     assert [len(set(texts)) for texts in drawn(mixture, none, k=8)] == [1, 1]
     assert [len(set(texts)) for texts in drawn(mixture, high, k=8)] == [8, 8]
+
+
+def test_every_sampler_has_its_own_look_and_a_kind():
+    assert len({sampler.label for sampler in SAMPLERS.values()}) == len(SAMPLERS)
+    assert len({sampler.marker for sampler in SAMPLERS.values()}) == len(SAMPLERS)
+    assert {sampler.kind for sampler in SAMPLERS.values()} == {"mixture", "ablation", "rival"}
+    assert [name for name, sampler in SAMPLERS.items() if sampler.kind == "mixture"] == ["thoughts"]
+
+
+def test_a_new_sampler_is_one_descriptor(mixture):
+    """With a draw function of its own, more settings than the others, and a condition on the model."""
+
+    def draw_lists(request):
+        return [[f"{prompt} {i}" for i in range(request.k)] for prompt in request.prompts]
+
+    grid = tuple({"temperature": t, "top_p": p} for t in (0.5, 1.0, 1.5) for p in (0.8, 0.9, 1.0))
+    new = Sampler(
+        "lists",
+        "list prompting",
+        "C2",
+        "p",
+        grid,
+        draw_lists,
+        independent=False,
+        possible=lambda setting, model, k: model.tokenizer.chat_template is not None,
+    )
+    assert len(new.settings) == 9
+    assert new.settings[0].name == "lists temperature 0.5 top_p 0.8"
+    assert drawn(mixture, new.settings[0], ["p"], k=2) == [["p 0", "p 1"]]
+    assert not new.settings[0].possible(mixture, 2)
+
+
+def test_a_setting_gives_sampling_parameters():
+    params = SAMPLERS["min_p"].settings[1].params(k=4, max_new_tokens=9, seed=3)
+    assert (params.num_thoughts, params.max_new_tokens, params.seed) == (4, 9, 3)
+    assert (params.temperature, params.top_p, params.top_k, params.min_p) == (1.0, 1.0, 0, 0.05)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from bases import ARCHITECTURES, make
-from test_laws import tiny
+from mixtures import PROMPTS, tiny
 from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
 
 import mot.inference.think
@@ -12,7 +12,6 @@ from mot.inference.settings import SamplingParams
 from mot.inference.think import MixtureOfThoughts
 from mot.model.shared_prompt import NAME, SharedPromptLayer, by_products, prompt_cache, share_prompt
 
-PROMPTS = ["the ", "lazy dog. the quick brown", "o", "jumps over"]
 WINDOWED = {"mistral": 0, "gemma3": 1}  # layers, of two, that keep a prompt once
 
 
@@ -101,16 +100,6 @@ def test_the_prompts_bytes_are_one_copy_whatever_k(monkeypatch):
         assert sum(storages[s] for s in of_prompt) == one_copy
         rows = one_copy // P * K
         assert sum(storages.values()) <= one_copy + rows * (3 + mot.model.shared_prompt.ROOM)
-
-
-def test_words_keep_the_prompt_once_at_every_level(monkeypatch):
-    mixture = tiny(3, thought_length=3)
-    asked = {"num_thoughts": 7, "max_new_tokens": 8, "temperature": 0, "creativity": 1.0}
-    once = mixture.think_batch(PROMPTS, SamplingParams(**asked))
-    monkeypatch.setattr(mot.inference.think, "prompt_cache", lambda model: None)
-    for ours, theirs in zip(flat(once), flat(mixture.think_batch(PROMPTS, SamplingParams(**asked))), strict=True):
-        assert (ours.index, ours.token_ids) == (theirs.index, theirs.token_ids)
-        assert ours.probability == pytest.approx(theirs.probability, abs=1e-6)
 
 
 @torch.no_grad()

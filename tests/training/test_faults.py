@@ -19,7 +19,7 @@ from transformers import TrainerCallback
 from mot.data.load import load_data
 from mot.model.build import build_model
 from mot.model.load import load_model
-from mot.runtime.signals import Interruption
+from mot.runtime.signals import SignalHandler
 from mot.training.callbacks import PATIENCE, WINDOW
 from mot.training.checkpoint import MANIFEST, check, find, seal
 from mot.training.em import MixtureTrainer
@@ -37,7 +37,7 @@ def trainer_of(text_file: Path, output: Path, steps: int = 20, **changes) -> Mix
     }
     s = TrainSettings(train_file=str(text_file), output_dir=str(output), max_steps=steps, **shape | changes)
     data = load_data(s)
-    return MixtureTrainer(s, data, build_model(s, data.tokenizer), steps, s.output_dir, None, Interruption())
+    return MixtureTrainer(s, data, build_model(s, data.tokenizer), steps, s.output_dir, None, SignalHandler())
 
 
 def states(trainer: MixtureTrainer) -> list[torch.Tensor]:
