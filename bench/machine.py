@@ -22,7 +22,7 @@ def synchronise() -> None:
 
 
 def described() -> dict[str, str]:
-    """{"device", "torch", "transformers"}: a processor with its threads, and versions."""
+    """Return {"device", "torch", "transformers"}: a processor with its threads, and versions."""
     device = f"{_processor()}, {torch.get_num_threads()} threads"
     if DEVICE.type == "cuda":
         device = torch.cuda.get_device_name()

@@ -95,7 +95,7 @@ def test_colab(execute, text_file):
         path = execute.here / "outputs" / "colab_run" / step
         shutil.rmtree(path) if path.is_dir() else path.unlink()
     again = execute("colab", upto="train", SIZE=tiny, PROMPT="the king")
-    assert re.search(r"going on from .*checkpoint-3", text(having(again, "!mot train")))
+    assert re.search(r"resuming from .*checkpoint-3", text(having(again, "!mot train")))
 
 
 def test_lora(execute, tmp_path):

@@ -59,7 +59,7 @@ def require(settings: AdapterSettings) -> None:
     where = f"--base_model {name}"
     if Path(name, ADAPTER).is_file():
         raise ValueError(
-            f"{where}: is an adapter; go on with its run by --resume_from, or mot export --merge it and give a model "
+            f"{where}: is an adapter; resume its run with --resume_from, or mot export --merge it and give a model "
             "without thoughts"
         )
     if Path(name).is_dir() and not Path(name, "config.json").is_file():
@@ -81,7 +81,7 @@ def require(settings: AdapterSettings) -> None:
         )
     if thoughts := MixtureConfig.of(config).thought_token_ids:
         raise ValueError(
-            f"{where}: has {len(thoughts)} thoughts already; go on with the run that made it (its own command and "
+            f"{where}: has {len(thoughts)} thoughts already; resume the run that made it (its own command and "
             "--resume_from), or give a model without thoughts"
         )
     longest = getattr(config, "max_position_embeddings", None)
@@ -268,7 +268,7 @@ def _is_conv1d(module: nn.Module) -> bool:
 
 
 def _end_of_turn(tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """The token with which a chat template ends an answer, or none. Generation has to stop there, too."""
+    """The token with which a chat template ends an answer, or none. Generation also stops there."""
     if not tokenizer.chat_template:
         return []
     try:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-ROWS = 8  # oneDNN chooses its blocks for so many rows; any other number of rows is correct, too
+ROWS = 8  # oneDNN chooses its blocks for this number of rows; any other is correct as well
 SMALLEST = 2**17  # weights of a map: below this, the call of oneDNN costs more than it saves
 
 

@@ -35,7 +35,7 @@ from mot.training.checkpoint import HISTORY, bytes_on_disk, discard, free_bytes,
 from mot.training.settings import RunSettings
 
 MAX_NORM = 1.0  # gradients are clipped to this
-SPIKE, WINDOW = 6.0, 128  # a loss so many standard deviations above the mean of the last WINDOW losses is an anomaly
+SPIKE, WINDOW = 6.0, 128  # a loss SPIKE standard deviations above the mean of the last WINDOW losses is an anomaly
 MIN_REL_STD = 0.02  # of the mean: the least deviation that is assumed, or a plateau's end would be a spike
 PATIENCE = 10  # updates skipped in a row before the run ends with an error
 SPIKE_STATE = "watch.json"  # in a checkpoint: the losses that a spike is measured against
@@ -163,7 +163,7 @@ class SealCheckpoint(TrainerCallback):
         prune(str(directory.parent), self.keep)
 
     def _upload(self, directory: Path) -> None:
-        """In its own thread, while training goes on."""
+        """In its own thread, while training continues."""
         try:
             self.mirror.upload(directory)
             self.mirror.prune(self.keep)

@@ -60,7 +60,7 @@ def claim(output_dir: str, overwrite: bool, goes_on: bool, settings: dict) -> No
             )
         if not overwrite and not goes_on:
             raise ValueError(
-                f"--output_dir {output_dir}: already holds a run; give another, --overwrite it, or go on with "
+                f"--output_dir {output_dir}: already holds a run; give another, --overwrite it, or resume with "
                 "--resume_from auto"
             )
         for path in [] if goes_on else [path for pattern in WRITTEN for path in directory.glob(pattern)]:

@@ -95,7 +95,7 @@ class MixtureTrainer(Trainer):
         self.remove_callback(PrinterCallback)
 
     def train(self, resume_from_checkpoint: str | None = None):
-        """Train, from a checkpoint's directory if one is given: also with what the Trainer does not restore itself."""
+        """Train, from a checkpoint's directory if one is given, including the state that the Trainer does not restore."""
         if resume_from_checkpoint:
             for part in self.checkpoint_state:
                 part.load(Path(resume_from_checkpoint))

@@ -120,7 +120,7 @@ def _train(settings: RunSettings, interruption: SignalHandler, scratch: str) -> 
             saved = trainer.seal.saved_at
             kept = f"checkpoint-{saved} is complete" if saved >= 0 else "no checkpoint was written"
             print(
-                f"stopped at step {trainer.state.global_step} of {steps}; {kept}; go on with --resume_from auto",
+                f"stopped at step {trainer.state.global_step} of {steps}; {kept}; resume with --resume_from auto",
                 file=sys.stderr,
             )
         trainer.seal.finish_upload()
@@ -176,7 +176,7 @@ def _resumption(settings: RunSettings, output_dir: str, remote: str | None, scra
     found = Resumption(*find(settings.resume_from, output_dir, remote, scratch))
     if found.checkpoint:
         _require_same(settings, found.checkpoint, found.manifest, made_by)
-        found.lines.append(f"going on from {found.checkpoint}")
+        found.lines.append(f"resuming from {found.checkpoint}")
     return found
 
 
@@ -222,7 +222,7 @@ def _mirror(remote: str, settings: RunSettings) -> Mirror:
         )
     mirror = Mirror(remote)
     if mirror.checkpoints() and not settings.resume_from:
-        raise ValueError(f"--output_dir {remote}: already holds a run; give another, or go on with --resume_from auto")
+        raise ValueError(f"--output_dir {remote}: already holds a run; give another, or resume with --resume_from auto")
     return mirror
 
 

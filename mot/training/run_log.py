@@ -138,4 +138,4 @@ def warn_on_write_error(path: Path, warned: set[Path]) -> Iterator[None]:
     except OSError as e:
         if path not in warned:
             warned.add(path)
-            print(f"\nwarning: {path}: {e.strerror or e}; training goes on without these lines", file=sys.stderr)
+            print(f"\nwarning: {path}: {e.strerror or e}; training continues without these lines", file=sys.stderr)

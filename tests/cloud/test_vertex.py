@@ -161,7 +161,7 @@ def test_train_upload_lose_the_machine_resume_download(bucket, root, tmp_path, t
     second = container(root, tmp_path / "second", "lost", "gs://bucket/data/train.txt")
     out, error = second.communicate(timeout=120)
     assert second.returncode == 0, error
-    assert "going on from" in error
+    assert "resuming from" in error
     assert "checkpoint-4" in error
     assert out.splitlines()[-1] == "model    gs://bucket/runs/lost/model"
 
