@@ -1,19 +1,26 @@
 # make demo   set-up, then train on `forks` and print eight thoughts side by side (five to six minutes on two cores)
+# make quick  set-up, then the laws, thoughts, data, samplers and tasks without the slow tests (under a minute on two cores)
 # make test   set-up, then every test
 # make torture  set-up, then every way of losing a run or a request, in full (about half an hour)
 # make test-vllm  set-up, then vLLM in an environment of its own (3 GB), then the tests of `--engine vllm` against it
 # make bench  set-up, then what training and thinking cost, as ratios side by side (docs/RESULTS.md, "Fast"); NANOGPT=DIR adds nanoGPT
-# make check  set-up, then lint, format and the floors' import contract
+# make next   the newest releases without the upper bounds of pyproject.toml, in .venv-next, then the quick tests there
+# make check  set-up, then lint, format and the import contract
 # make setup  the environment alone
 
 PYTHON ?= python3
 BIN := .venv/bin
 SETUP := .venv/.ready
 
-.PHONY: demo test test-vllm torture bench check setup
+.PHONY: demo quick test test-vllm torture bench next check setup
 
 demo: $(SETUP)
 	$(BIN)/python train_mot.py --config configs/forks.yaml --output_dir outputs/demo --overwrite
+
+QUICK := tests/laws tests/test_thoughts.py tests/data tests/inference tests/tasks
+
+quick: $(SETUP)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow" $(QUICK)
 
 test: $(SETUP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
@@ -30,7 +37,7 @@ test-vllm: $(SETUP) .venv-vllm/.ready
 	touch $@
 
 torture: $(SETUP)
-	TORTURE=1 $(BIN)/python -m pytest tests/training/test_survival.py tests/training/test_faults.py tests/serving/test_api.py tests/serving/test_guard.py tests/serving/test_life.py
+	TORTURE=1 $(BIN)/python -m pytest tests/laws/test_07_resume.py tests/laws/test_10_processes.py tests/training/test_survival.py tests/training/test_faults.py tests/serving/test_api.py tests/serving/test_guard.py tests/serving/test_life.py
 
 # A text of random letters costs what any text does.
 TEXT ?= outputs/bench/text.txt
@@ -44,6 +51,14 @@ bench: $(SETUP)
 	$(BIN)/python bench/training.py thoughts --train_file $(TEXT)
 	for part in p5 p6 p7; do $(BIN)/python bench/think.py $$part || exit 1; done
 	$(if $(NANOGPT),$(BIN)/python bench/training.py nanogpt --nanogpt $(NANOGPT) --train_file $(TEXT))
+
+next:
+	$(PYTHON) -m venv --clear .venv-next
+	$(PYTHON) tests/newest_requirements.py > .venv-next/requirements.txt
+	.venv-next/bin/pip install -q --upgrade -r .venv-next/requirements.txt
+	.venv-next/bin/pip install -q --no-deps -e .
+	touch .venv-next/.ready
+	$(MAKE) quick BIN=.venv-next/bin SETUP=.venv-next/.ready
 
 check: $(SETUP)
 	$(BIN)/ruff check .

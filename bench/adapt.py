@@ -1,17 +1,18 @@
-"""Thoughts for a model that is there already: do they work, and what do they cost?
+"""Thoughts for a pretrained model: do they work, and what do they cost?
 
-    python bench/adapt.py e2e --train_file ../shared/data/e2e/train.jsonl --prompts ../shared/data/e2e/valid.jsonl --halves
+    python bench/adapt.py e2e --train_file TRAIN.jsonl --prompts VALID.jsonl --halves
     python bench/adapt.py forks --seeds 1 2 3 4 5
     python bench/adapt.py size --train_file ../shared/data/shakespeare.txt
 
-e2e: a plain model of restaurant descriptions, trained by plain transformers, gets 8 thoughts by LoRA; evaluate_diversity.py
-     then judges them against every sampler of that base, tuned alike. The rows of 150 prompts are held out from both, for NLL
-     and for whoever chooses settings; --halves: base and adapters learn from the rows of different prompts.
-forks: a plain model trained by `train_mot.py --num_thoughts 1` gets 8 thoughts by LoRA: distinct valid answers of 8 on unseen
+e2e: plain transformers train a model of restaurant descriptions, which gets 8 thoughts by LoRA. evaluate_diversity.py
+     then compares them with every sampler of that base, with the same number of settings. The rows of 150 prompts are
+     held out from both, for NLL and as a validation split. --halves: base and adapters learn from the rows of different
+     prompts.
+forks: a plain model of `train_mot.py --num_thoughts 1` gets 8 thoughts by LoRA: distinct valid answers of 8 on unseen
      prompts, beside the most that 8 independent draws can find.
-size: a random model of the guide's full size: share that is trained, peak memory and tokens per second of adapting, over
+size: a random model of the guide's full size: the trained share, peak memory and tokens per second of adapting, over
      those of training all of it, side by side.
-Every command is printed as it is run. Runs that are there already are not run again.
+Every command is printed as it is run. Finished runs are not run again.
 """
 
 import argparse
@@ -31,7 +32,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("part", choices=("e2e", "forks", "size"))
     parser.add_argument("--train_file", help="e2e: rows with prompt and completion; size: any text")
-    parser.add_argument("--prompts", help="e2e: held-out rows to judge by")
+    parser.add_argument("--prompts", help="e2e: held-out rows of the evaluation")
     parser.add_argument("--output_dir", type=Path, default=Path("outputs/adapt"))
     parser.add_argument("--seeds", type=int, nargs="+", default=[1], help="forks, e2e: of base and adapters")
     parser.add_argument("--base_steps", type=int, help="default: 4000; e2e 600")
@@ -42,7 +43,7 @@ def main() -> None:
     parser.add_argument("--num_layers", type=int, help="default: e2e 4, forks 3, size 12")
     parser.add_argument("--vocab_size", type=int, default=50257, help="size: of the model")
     parser.add_argument("--more", default="", help="further flags of train_lora_mot.py, as one word")
-    parser.add_argument("--judge", default="", help="e2e: further flags of evaluate_diversity.py, as one word")
+    parser.add_argument("--judge", default="", help="e2e: further flags of evaluate_diversity.py, as one argument")
     args = parser.parse_args()
     for name, of_part in {
         "base_steps": {"e2e": 600, "forks": 4000, "size": 0},
@@ -98,8 +99,8 @@ def e2e(args) -> None:
         base = args.output_dir / f"e2e-base-{of}"
         if not (base / "model.safetensors").is_file():
             pretrain(args, of_base, base, seed)
-        flags = f"--train_file {of_adapter} --eval_file {dev} --num_thoughts 8 --max_steps {args.steps} --bf16 --lora_dropout 0.1"
-        flags += f" --learning_rate {args.learning_rate} --seed {seed}"
+        flags = f"--train_file {of_adapter} --eval_file {dev} --num_thoughts 8 --max_steps {args.steps}"
+        flags += f" --bf16 --lora_dropout 0.1 --learning_rate {args.learning_rate} --seed {seed}"
         adapter = args.output_dir / f"e2e-adapter-{args.steps}-{args.learning_rate}-on-{of}"
         adapter = adapt_once(adapter, base, flags, args.more).result()
         print("\n".join(last_lines(adapter, "^without a thought")), flush=True)
@@ -126,7 +127,7 @@ def split(args) -> list[Path]:
 
 
 def pretrain(args, train_file: Path, directory: Path, seed: int) -> None:
-    """A plain language model of `prompt + completion` rows: transformers' Llama and Trainer, nothing of ours but the BPE."""
+    """A plain language model of `prompt + completion` rows: transformers' Llama and Trainer, and our BPE."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM, Trainer, TrainingArguments
 
@@ -183,8 +184,8 @@ def pretrain(args, train_file: Path, directory: Path, seed: int) -> None:
 
 def size(args) -> None:
     here = args.output_dir / f"size-{args.hidden_size}x{args.num_layers}"
-    common = f"--train_file {args.train_file} --batch_size 8 --max_steps {args.steps} --eval_rows 8 --eval_every {args.steps}"
-    common += f" --save_every {args.steps} --num_thoughts 8"
+    common = f"--train_file {args.train_file} --batch_size 8 --max_steps {args.steps} --eval_rows 8"
+    common += f" --eval_every {args.steps} --save_every {args.steps} --num_thoughts 8"
     shape = f"--hidden_size {args.hidden_size} --num_layers {args.num_layers} --vocab_size {args.vocab_size}"
     # One step of a plain model is a random base of the right shape, with a tokenizer.
     base = here / "base"

@@ -1,16 +1,17 @@
-"""Does each thought know one Markov chain? Transition matrices of what every thought says, against the true ones.
+"""Does each thought know one Markov chain? Transition matrices of every thought's texts, against the true ones.
 
-    python bench/chains.py --models outputs/chains-1 outputs/chains-2 --samples 4000
+    python bench/chains.py --models outputs/chains-1 outputs/chains-2 --json docs/results/chains.json
 
 Trained with `train_mot.py --task chains`. For each of the four chains: the thought that recovers it, and the largest
-absolute error of that thought's transition matrix (each of 4,000 texts, temperature 1; of the very chain they would come
-within 0.02). A model without thoughts is compared with the chains four times over: it can know the average only.
+absolute error of that thought's transition matrix, from 4,000 texts at temperature 1. Texts of the chain itself come
+within 0.02. A model without thoughts is compared with all four chains, because it can only know their average.
 """
 
 import argparse
 import json
 from pathlib import Path
 
+from record import digits, record
 from runs import ROOT  # noqa: F401  (this directory's mot, not the installed one)
 
 from mot import tasks
@@ -23,7 +24,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", nargs="+", required=True)
     parser.add_argument("--samples", type=int, default=4000)
+    parser.add_argument("--json", type=Path, help="store the rows for bench/tables.py")
     args = parser.parse_args()
+    table = []
     rows, entropy = tasks.held_out("chains"), chains.entropy()
     print(f"true entropy {entropy:.4f} nats per token")
     for path in args.models:
@@ -44,6 +47,11 @@ def main() -> None:
             "thoughts": [k for k, _ in recovered],
         }
         print(json.dumps(line | {name: round(value, 4) for name, value in numbers.items()}), flush=True)
+        errors = [digits(e, 3) for e in sorted(e for _, e in recovered)]
+        table.append({"model": line["model"], "errors": errors, "nll": digits(numbers["mixture"], 3)})
+    if args.json:
+        columns = {"model": "model", "errors": "largest errors of the four matrices", "nll": "NLL, nats per token"}
+        record(args.json, "chains: does each thought recover one Markov chain?", columns, table, seeds=[])
 
 
 if __name__ == "__main__":

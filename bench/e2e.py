@@ -1,8 +1,9 @@
-"""How different are eight thoughts of a trained prompt/completion model, beside eight samples of its most probable thought?
+"""How different are eight thoughts of a prompt/completion model, beside eight samples of its most probable thought?
 
     python bench/e2e.py --model outputs/e2e --prompts ../shared/data/e2e/valid.jsonl
 
-24 held-out prompts, evenly spaced. Different texts of 8, Vendi score (1 .. 8), distinct-2. Says nothing of quality: evaluate_diversity.py will.
+24 held-out prompts, evenly spaced. Different texts of 8, Vendi score (1 .. 8), distinct-2. Quality is not measured here
+but by evaluate_diversity.py.
 """
 
 import argparse

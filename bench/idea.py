@@ -1,7 +1,7 @@
 """Draw docs/idea.svg: eight samples of one prompt of `forks` beside its eight thoughts.
 
-python bench/idea.py                                               # independent uniform draws, the best a sampler can do
-python bench/idea.py --model outputs/demo --output idea.svg        # what a trained mixture says: its trunk, and its thoughts
+python bench/idea.py                                           # independent uniform draws, the best a sampler can do
+python bench/idea.py --model outputs/demo --output idea.svg    # texts of a trained mixture: its trunk, its thoughts
 """
 
 import argparse
@@ -9,21 +9,25 @@ import random
 from html import escape
 from pathlib import Path
 
-STYLE = """.bg{fill:#ffffff}.ink{fill:#1f2328}.soft{fill:#59636e}.line{stroke:#8c959f;fill:none;stroke-width:1.6}.rep{fill:#cf222e}.box{fill:#f6f8fa;stroke:#d1d9e0}\
-@media (prefers-color-scheme:dark){.bg{fill:#0d1117}.ink{fill:#f0f6fc}.soft{fill:#9198a1}.line{stroke:#656c76}.rep{fill:#ff7b72}.box{fill:#151b23;stroke:#3d444d}}"""
-SAYS = "Left: eight samples of a language model repeat each other. Right: eight thoughts of one prompt, eight answers."
+STYLE = (
+    ".bg{fill:#ffffff}.ink{fill:#1f2328}.soft{fill:#59636e}.line{stroke:#8c959f;fill:none;stroke-width:1.6}"
+    ".rep{fill:#cf222e}.box{fill:#f6f8fa;stroke:#d1d9e0}"
+    "@media (prefers-color-scheme:dark){.bg{fill:#0d1117}.ink{fill:#f0f6fc}.soft{fill:#9198a1}.line{stroke:#656c76}"
+    ".rep{fill:#ff7b72}.box{fill:#151b23;stroke:#3d444d}}"
+)
+LABEL = "Left: eight samples of a language model repeat each other. Right: eight thoughts of one prompt, eight answers."
 FIRST, APART, MIDDLE = 84, 31, 183  # y of the first answer, between answers, of the prompt; all in pixels
 
 
 def illustrated(seed: int = 7) -> tuple[str, list[str | None], list[str | None]]:
-    """(prompt, eight uniform draws of its answers, all eight of them): what independence costs and what is possible."""
+    """(prompt, eight uniform draws of its answers, all eight): the cost of independence, and the possible."""
     prompt, draw = "kQ3x+Zb7>", random.Random(seed)
     items = list(prompt[:-1])
     return prompt, [draw.choice(items) for _ in items], draw.sample(items, len(items))
 
 
-def said(path: str) -> tuple[str, list[str | None], list[str | None]]:
-    """The same of a model: its trunk at temperature 1, and every thought greedily, on the first held-out prompt."""
+def measured_by(path: str) -> tuple[str, list[str | None], list[str | None]]:
+    """The same for a model: its trunk at temperature 1 and every thought greedily, on the first held-out prompt."""
     from mot import MixtureOfThoughts, tasks
     from mot.inference.sampler import SampleRequest, sample
     from mot.inference.samplers import SAMPLERS
@@ -37,7 +41,7 @@ def said(path: str) -> tuple[str, list[str | None], list[str | None]]:
 
 
 def half(x: int, title: str, below: str, prompt: str, answers: list[str | None], numbered: bool) -> list[str]:
-    """A prompt and the answers that it fans out into; one that was given before is red."""
+    """A prompt and its answers as a fan; a repeated answer is red."""
     end = x + 190
     lines = [
         f'<text class="ink" x="{x}" y="30" font-size="16" font-weight="600">{title}</text>',
@@ -47,7 +51,9 @@ def half(x: int, title: str, below: str, prompt: str, answers: list[str | None],
     ]
     for i, answer in enumerate(answers):
         y, again = FIRST + APART * i, answer is not None and answer in answers[:i]
-        words = "no answer" if answer is None else f"answer {escape(answer)}" + "  again" * again
+        text = "no answer" if answer is None else f"answer {escape(answer)}"
+        if again:
+            text += "  again"
         lines.append(f'<path class="line" d="M{x + 104} {MIDDLE} C {x + 160} {MIDDLE} {x + 140} {y} {end} {y}"/>')
         if numbered:
             lines.append(
@@ -55,18 +61,19 @@ def half(x: int, title: str, below: str, prompt: str, answers: list[str | None],
                 f'<text class="soft" x="{end + 25}" y="{y + 4}" text-anchor="middle" font-size="11.5">k = {i}</text>'
             )
         kind = "rep" if again or answer is None else "ink"
-        lines.append(f'<text class="{kind}" x="{end + (60 if numbered else 10)}" y="{y + 5}">{words}</text>')
+        lines.append(f'<text class="{kind}" x="{end + (60 if numbered else 10)}" y="{y + 5}">{text}</text>')
     return lines
 
 
 def draw(prompt: str, samples: list[str | None], thoughts: list[str | None], measured: bool) -> str:
     found = len(set(samples) - {None})
-    left = f"{found} different answers" + ("" if measured else "; 5.25 are to be expected")
+    left = f"{found} different answers" + ("" if measured else "; 5.25 expected on average")
     right = f"one prefill, one thought token each: {len(set(thoughts) - {None})} different"
     height = FIRST + APART * max(len(samples), len(thoughts)) - 2
     lines = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 860 {height}" font-family="ui-monospace, Menlo, Consolas, monospace" '
-        f'font-size="14" role="img" aria-label="{SAYS}">',
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 860 {height}" '
+        'font-family="ui-monospace, Menlo, Consolas, monospace" '
+        f'font-size="14" role="img" aria-label="{LABEL}">',
         f"<style>{STYLE}</style>",
         f'<rect class="bg" width="860" height="{height}" rx="8"/>',
         *half(24, f"sample a language model {len(samples)} times", left, prompt, samples, False),
@@ -81,7 +88,7 @@ def main() -> None:
     parser.add_argument("--model", help="a directory trained on forks; without one, an illustration")
     parser.add_argument("--output", type=Path, default=Path("docs/idea.svg"))
     args = parser.parse_args()
-    args.output.write_text(draw(*(said(args.model) if args.model else illustrated()), measured=bool(args.model)))
+    args.output.write_text(draw(*(measured_by(args.model) if args.model else illustrated()), measured=bool(args.model)))
     print(args.output)
 
 

@@ -1,91 +1,87 @@
-"""Evaluations of several training seeds together: means over the seeds, with intervals.
+"""Evaluations of several training seeds together: mean over seeds, with an interval over them.
 
-    python bench/judged.py outputs/judge/forks-eval-seed1 outputs/judge/forks-eval-seed2
+    python bench/judged.py outputs/judged-1 outputs/judged-2 --json docs/results/forks_samplers.json
 
-Each directory is an evaluation of evaluate_diversity.py, all with the same settings. Quality and diversity are shown for the
-mixture's selected setting and for every sampler's setting at matched quality, then mixture minus sampler. Intervals over
-training seeds are Student's t. The largest diversity of all independent samplers is shown too: it may not exceed the
-ceiling, which checks the instrument.
+Each directory is an evaluation of evaluate_diversity.py (version 2 of diversity.json), all with the same settings.
+Printed are quality and diversity on the test split, for the mixture's selected setting and every sampler's setting of
+matched quality, then mixture minus sampler. Intervals over training seeds are Student's t. The largest diversity of all
+independent samplers comes last, because a ceiling bounds it.
 """
 
 import argparse
 import json
-import math
-import statistics
 from pathlib import Path
 
-from trunk_cost import STUDENT
+from record import digits, over_seeds, record
+from tables import shown
 
-from mot.evaluation.schema import VERSION
 from mot.inference.samplers import SAMPLERS
 
-
-def spread(values: list[float]) -> str:
-    """Mean, and half the width of its 95 % interval where there are several values."""
-    if len(values) < 2:
-        return f"{statistics.fmean(values):.3f}"
-    half = STUDENT[len(values)] * statistics.stdev(values) / math.sqrt(len(values))
-    return f"{statistics.fmean(values):.3f} +- {half:.3f}"
-
-
-def read(path: Path) -> dict:
-    result = json.loads((path / "diversity.json").read_text())
-    if result["version"] != VERSION:
-        raise SystemExit(
-            f"{path}: version {result['version']}, not {VERSION}; run the evaluation again (texts are kept)"
-        )
-    return result
+INDEPENDENT = tuple(name for name, sampler in SAMPLERS.items() if sampler.independent)
+COLUMNS = ("sampler", "validity", "distinct", "gap")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("evaluations", nargs="+", type=Path)
+    parser.add_argument("--json", type=Path, help="store the rows for bench/tables.py")
     args = parser.parse_args()
-    results = [read(path) for path in args.evaluations]
+    results = [json.loads((path / "diversity.json").read_text()) for path in args.evaluations]
+    if old := [str(path) for path, r in zip(args.evaluations, results, strict=True) if r["version"] != 2]:
+        parser.error(f"{old[0]}: its diversity.json has another version than 2; evaluate it again")
     settings = [{s["name"]: s for s in r["settings"]} for r in results]
-    quality, diversity = (results[0][axis]["name"] for axis in ("quality", "diversity"))
+    quality, diversity = results[0]["quality"]["name"], results[0]["diversity"]["name"]
 
-    def on_test(r: int, name: str, axis: str) -> float:
-        return settings[r][name]["test"][axis]["mean"]
+    def test(names: list[str], measure: str) -> list[float]:
+        return [of[name]["test"][measure]["mean"] for of, name in zip(settings, names, strict=True)]
 
-    print(f"{'':14} {quality:>22} {diversity:>22}   per seed")
-    ours = [[on_test(i, r["selected"], axis) for i, r in enumerate(results)] for axis in ("quality", "diversity")]
-    selected = ", ".join(f"{r['selected'].split()[-1]}: {d:.3f}" for r, d in zip(results, ours[1], strict=True))
-    print(f"{'thoughts':14} {spread(ours[0]):>22} {spread(ours[1]):>22}   T {selected}")
-    for key, note in (("comparisons", ""), ("ablations", " (ablation)")):
-        for sampler in dict.fromkeys(c["sampler"] for c in results[0][key]):
-            matches = [
-                next(c for c in r[key] if c["sampler"] == sampler and c["matched_on"] == "quality") for r in results
-            ]
-            theirs = [
-                [on_test(i, c["setting"], axis) for i, c in enumerate(matches)] for axis in ("quality", "diversity")
-            ]
-            gaps = spread([c["diversity"]["mean"] for c in matches])
-            names = ", ".join(c["setting"] + ("" if c["qualified"] else " (nearest)") for c in matches)
-            print(
-                f"{sampler:14} {spread(theirs[0]):>22} {spread(theirs[1]):>22}"
-                f"   thoughts minus it {gaps}; {names}{note}"
+    def row(identity: str, label: str, names: list[str]) -> dict:
+        good, different = test(names, "quality"), test(names, "diversity")
+        return {"id": identity, "sampler": label, "validity": over_seeds(good, 3), "distinct": over_seeds(different, 2)}
+
+    selected = [r["selected"] for r in results]
+    rows = [row("thoughts", "thoughts", selected)]
+    rows[0]["seeds"] = [digits(d, 2) for d in test(selected, "diversity")]
+    pairs = [c for c in results[0]["comparisons"] + results[0]["ablations"] if c["matched_on"] == "quality"]
+    for sampler in dict.fromkeys(c["sampler"] for c in pairs if c["sampler"] != "any"):
+        matches = [
+            next(
+                c
+                for c in r["comparisons"] + r["ablations"]
+                if c["sampler"] == sampler and c["matched_on"] == "quality" and c["mixture"] == r["selected"]
             )
-    largest = max(
+            for r in results
+        ]
+        label = sampler if all(c["qualified"] for c in matches) else f"{sampler} (nearest)"
+        gap = over_seeds([c["diversity"]["mean"] for c in matches], 2)
+        rows.append(row(sampler, label, [c["setting"] for c in matches]) | {"gap": gap})
+    for cells in rows:
+        print(f"{cells['sampler']:24} " + "   ".join(f"{key} {shown(cells.get(key))}" for key in COLUMNS[1:]))
+    largest, name = max(
         (s["test"]["diversity"]["mean"], s["name"])
-        for by_name in settings
-        for s in by_name.values()
-        if SAMPLERS[s["sampler"]].independent
+        for of in settings
+        for s in of.values()
+        if s["sampler"] in INDEPENDENT
     )
-    ceiling = results[0]["ceiling"] and results[0]["ceiling"]["independent"]
-    print(f"largest {diversity} of any independent sampler: {largest[0]:.3f} ({largest[1]}); ceiling {ceiling}")
-    rivals = [
-        next(c["setting"] for c in r["comparisons"] if (c["sampler"], c["matched_on"]) == ("any", "quality"))
-        for r in results
-    ]
-    for name in results[0]["measures"]:
-        if all(name in settings[i][r["selected"]]["measures"] for i, r in enumerate(results)):
-            of_thoughts, of_rivals = (
-                spread([settings[i][s]["measures"][name]["mean"] for i, s in enumerate(names)])
-                for names in ([r["selected"] for r in results], rivals)
+    ceiling = results[0]["ceiling"]
+    bound = ceiling["independent"] if ceiling else "unknown"
+    print(f"largest {diversity} of any independent sampler: {largest:.3f} ({name}); ceiling {bound}")
+    for measure in results[0]["measures"]:
+        best = [
+            next(c["setting"] for c in r["comparisons"] if (c["sampler"], c["matched_on"]) == ("any", "quality"))
+            for r in results
+        ]
+        if all(measure in of[name]["measures"] for of, name in zip(settings, selected, strict=True)):
+            ours, theirs = (
+                over_seeds([of[n]["measures"][measure]["mean"] for of, n in zip(settings, names, strict=True)], 3)
+                for names in (selected, best)
             )
-            print(f"{name:14} thoughts {of_thoughts}, best rival {of_rivals}")
+            print(f"{measure:14} thoughts {shown(ours)}, best sampler {shown(theirs)}")
     print("verdicts", [r["verdict"]["answer"] for r in results])
+    if args.json:
+        columns = dict(zip(COLUMNS, ("", quality, diversity, "thoughts minus it"), strict=True))
+        study = f"{results[0]['task']}: thoughts against samplers and beams at matched quality"
+        record(args.json, study, columns, rows, [path.name for path in args.evaluations], signed=["gap"])
 
 
 if __name__ == "__main__":

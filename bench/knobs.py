@@ -1,11 +1,11 @@
-"""Do the knobs turn the right way? --num_thoughts 1, 4, 8, 16 and --diversity_weight 0 .. 0.2, everything else equal.
+"""Do the flags change diversity as they should? --num_thoughts 1, 4, 8, 16 and --diversity_weight 0 .. 0.2.
 
     python bench/knobs.py --train_file ../shared/data/shakespeare.txt --seeds 1 2 3
 
-Small character models on Shakespeare. Diversity: what the thought says about the second half of a held-out
-window, all N thoughts, nats (mot.thoughts.diversity).
-Vendi score: effective number of different texts among the N greedy thoughts (T = 0: what the thoughts alone make different)
-of 16 held-out prompts of 64 characters; 1 and no diversity by definition where N = 1.
+Small character models on Shakespeare, everything else equal. Diversity: what the thought says about the second half of
+a held-out window, over all N thoughts, in nats (mot.thoughts.diversity). Vendi score: effective number of different
+texts among the N greedy thoughts of 16 held-out prompts of 64 characters. For N = 1 it is 1, without diversity, by
+definition.
 """
 
 import argparse

@@ -1,11 +1,12 @@
-"""What a text of a gigabyte takes: memory beyond the libraries, seconds to tokenise it, to open it again, to seek.
+"""Memory and time of a text of a gigabyte: beyond the libraries, to tokenise it, to open it again, to seek.
 
     python bench/large_file.py --texts ../shared/data/wikitext2-valid.txt ../shared/data/wikitext2-test.txt
     python bench/large_file.py --texts ../shared/data/e2e/train.jsonl --megabytes 300
 
-The text, or the .jsonl file, is made of the lines of `--texts`, again and again in another order. Each opening is a process of its own
-and reads 2,000 batches in the order of a run, from batch 10^6 on. Memory is the peak of the resident set (Linux) minus
-what was resident when torch, transformers and mot had been imported. The last line is one JSON object.
+The text, or the .jsonl file, is made of the lines of `--texts`, again and again in another order. Each opening is a
+process of its own and reads 2,000 batches in the order of a run, from batch 10^6 on. Memory is the peak of the resident
+set (Linux) minus what was resident when torch, transformers and mot had been imported. The last line is one JSON
+object.
 """
 
 import argparse
@@ -20,7 +21,7 @@ from pathlib import Path
 
 
 def make(texts: list[Path], path: Path, size: int) -> None:
-    """Lines of `texts` in random order, `size` bytes of them, always the same."""
+    """Write `size` bytes of lines of `texts`, in a random but fixed order."""
     paragraphs = [line for text in texts for line in text.read_text(encoding="utf-8").splitlines(keepends=True)]
     draw = random.Random(0)
     with open(path, "w", encoding="utf-8") as file:
@@ -30,7 +31,7 @@ def make(texts: list[Path], path: Path, size: int) -> None:
 
 
 def peak() -> int:
-    """Bytes: the most that was resident since the process began or `clear` was called."""
+    """Peak of the resident memory in bytes, since the process began or since `clear`."""
     status = Path("/proc/self/status").read_text()
     return next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmHWM"))
 
@@ -40,10 +41,11 @@ def clear() -> None:
 
 
 def open_once(path: str, vocab_size: int) -> dict[str, float]:
-    """One opening, in this process."""
+    """Open the file once, in this process."""
     import transformers  # noqa: F401
 
-    from mot.data.load import Batches, load_data
+    from mot.data.datasets import Batches
+    from mot.data.load import load_data
     from mot.training.settings import TrainSettings
 
     clear()
@@ -69,7 +71,7 @@ def open_once(path: str, vocab_size: int) -> dict[str, float]:
 
 def seek(rows: int) -> dict[str, float]:
     """The first batch of `rows` rows from batch 10^6 on."""
-    from mot.data.load import Batches
+    from mot.data.datasets import Batches
 
     clear()
     before, begin = peak(), time.perf_counter()

@@ -1,4 +1,4 @@
-"""What the speed benches share: where they run, when the device has done its work, what they ran on. No command of its own.
+"""What the speed benches share: the device, waiting for it, its description. No command of its own.
 
 print(json.dumps({"bench": "think p5", **described(), **figures}))
 """
@@ -16,7 +16,7 @@ DEVICE = torch.accelerator.current_accelerator() if torch.accelerator.is_availab
 
 
 def synchronise() -> None:
-    """Wait until the device has done what it was given."""
+    """Wait until the device has finished its work."""
     if DEVICE.type != "cpu":
         torch.accelerator.synchronize()
 

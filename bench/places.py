@@ -1,4 +1,4 @@
-"""What makes thoughts divide places instead of words? `forks`, one choice undone at a time.
+"""What makes thoughts divide places instead of items? `forks`, one choice undone at a time.
 
     python bench/places.py --seeds 1 2 3 --steps 1500
 

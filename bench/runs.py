@@ -11,18 +11,19 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # a bench in a git worktree measures that worktree's mot, not the installed one
-# Keeps what Python adds of its own (-P) away, or a `mot` in the working directory would come before ROOT's.
+# -P keeps the working directory off the path, or a `mot` in it would come before ROOT's.
 COMMAND = [sys.executable, "-P", "-c"]
 # A constant is read before it is changed: one that has moved is an error, not a run of something else.
-CODE = "import mot.model.adapters, mot.model.build, mot.training.em; {constant}\n{patch}\nfrom mot import cli; cli.run(cli.{command})"
+CODE = "import mot.model.adapters, mot.model.build, mot.training.em; {constant}\n{patch}\n"
+CODE += "from mot import cli; cli.run(cli.{command})"
 POOL = ThreadPoolExecutor(2)
 
 
 def train_once(directory: Path, flags: list[str], patch: str = "", command: str = "train") -> Future[Path]:
-    """Train into `directory` unless a finished run is there already. What the run says is kept in `printed(directory)`.
+    """Train into `directory` unless a finished run is there already. Its output is kept in `printed(directory)`.
 
-    `patch`, such as "mot.model.build.WAVELENGTHS = 2", changes one constant of mot.model.adapters, mot.model.build or mot.training.em in the run's own
-    process. `command`: train, or adapt for a `--base_model`.
+    `patch`, such as "mot.model.build.WAVELENGTHS = 2", changes one constant of mot.model.adapters, mot.model.build or
+    mot.training.em in the run's own process. `command`: train, or adapt for a `--base_model`.
     """
     return POOL.submit(_train, directory, [*flags, "--output_dir", str(directory), "--overwrite"], patch, command)
 

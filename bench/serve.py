@@ -1,10 +1,11 @@
-"""K thoughts in one request against K requests one after another; rows that share a forward pass against rows that do not.
+"""K thoughts in one request against K requests in turn; rows with and without a shared forward pass.
 
     python bench/serve.py
     python bench/serve.py --model outputs/run --prompt_tokens 9 --max_tokens 6
 
-Over HTTP, from a server in a process of its own. Without --model: an untrained one of 25 million parameters whose texts end at
---max_tokens. Every time is the median of --repeats; what is compared takes turns. Prefills are the server's own counters.
+Over HTTP, from a server in a process of its own. Without --model: an untrained model of 25 million parameters whose
+texts end at --max_tokens. Every time is the median of --repeats, and both sides take turns. Prefills are the server's
+counters.
 """
 
 import argparse
@@ -108,7 +109,8 @@ def measure(args: argparse.Namespace, url: str) -> None:
             lambda: list(pool.map(lambda p: post(prompt=p, seed=1), prompts)),
         )
     print(
-        f"16 requests of one text at once: {shared[0]:.3f} s; each with a seed: {apart[0]:.3f} s; ratio {apart[0] / shared[0]:.2f}"
+        f"16 requests of one text at once: {shared[0]:.3f} s; each with a seed: {apart[0]:.3f} s; "
+        f"ratio {apart[0] / shared[0]:.2f}"
     )
 
 

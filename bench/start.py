@@ -1,8 +1,8 @@
-"""How long until `python train_mot.py --help` has answered (P8)? Beside an empty Python, and Python with torch.
+"""Time of `python train_mot.py --help`, of an empty Python, and of Python with torch.
 
     python bench/start.py
 
-Medians of --rounds in turn. The last line is JSON.
+Medians of --rounds, in turn. The last line is JSON.
 """
 
 import argparse

@@ -2,19 +2,20 @@
 
     python bench/think.py p5      # K thoughts in one call against K cached `generate` calls, K = 2 .. 32
     python bench/think.py p6      # bytes a second of decoding one text, over those of a copy
-    python bench/think.py p7      # a step behind a prompt of 16k tokens over one behind 1k, K = 32; bytes of the prompt's KV cache
+    python bench/think.py p7      # a step behind 16k prompt tokens over one behind 1k, K = 32; bytes of its KV cache
     python bench/think.py p5 --dtype bfloat16 --hidden_size 2048 --num_layers 24     # on a GPU
 
-Of an untrained model of the guide's full size, as `MixtureOfThoughts.from_pretrained` opens it, `generate` on the same one; its
-texts end at --max_new_tokens. What is compared takes turns; medians of --repeats. W is the bandwidth of a copy (bytes read and written, an array far larger than any cache), F the rate of the model's
-own matrix products at 512 rows. With `bytes` and `flops` of a step that decodes R texts,
+An untrained model of the guide's full size, as `MixtureOfThoughts.from_pretrained` opens it, and `generate` on the same
+model. Texts end at --max_new_tokens. Both sides take turns; figures are medians of --repeats. W is the bandwidth of a
+copy (bytes read and written, an array far larger than any cache). F is the rate of the model's own matrix products at
+512 rows. With `bytes` and `flops` of a step that decodes R texts,
 
     step(R)    = max(bytes(R) / W, flops(R) / F)          bytes: weights, the prompt's KV once, R texts' KV
     prefill    = flops of the prompt / F                  flops: 2 per weight and token, 4 per key, channel and query
     ceiling(K) = K (prefill + T step(1)) / (prefill + T step(K))                     at most K
 
-is how much faster K texts in one call could be than K calls, if each kernel ran at the machine's best. `kernels` is the same with
-the model's matrix products as they are timed here at R rows for step(R), and at P for prefill: what the library's kernels leave of it.
+is how much faster K texts in one call could be than K calls, if each kernel ran at the machine's best. `kernels` is the
+same with the model's matrix products as timed here, at R rows for step(R) and at P rows for prefill.
 Prints a table and, last, one line of JSON.
 """
 
@@ -30,8 +31,9 @@ from machine import DEVICE, described, synchronise
 
 from mot.inference.think import MixtureOfThoughts
 from mot.model.build import build_model
-from mot.model.packed import Packed, pack
-from mot.model.shared_prompt import PromptOnce, keep_once, prompt_cache
+from mot.model.config import MixtureConfig
+from mot.model.packed import MkldnnLinear, pack
+from mot.model.shared_prompt import SharedPromptLayer, prompt_cache, share_prompt
 from mot.model.tokenizer import build_tokenizer
 from mot.training.settings import TrainSettings
 
@@ -60,10 +62,10 @@ def main() -> None:
     mixture = untrained(args)
     with torch.no_grad():
         figures = {"p5": p5, "p6": p6, "p7": p7}[args.part](args, mixture)
-    told = {"bench": f"think {args.part}", "date": str(date.today()), **described()}
-    told |= {"dtype": args.dtype, "repeats": args.repeats, "packed": not args.as_transformers_loads_it}
-    told |= {"model": f"{args.hidden_size} x {args.num_layers}, {args.vocab_size}", "prompt_tokens": args.prompt_tokens}
-    print(json.dumps(told | {"max_new_tokens": args.max_new_tokens} | figures))
+    line = {"bench": f"think {args.part}", "date": str(date.today()), **described()}
+    line |= {"dtype": args.dtype, "repeats": args.repeats, "packed": not args.as_transformers_loads_it}
+    line |= {"model": f"{args.hidden_size} x {args.num_layers}, {args.vocab_size}", "prompt_tokens": args.prompt_tokens}
+    print(json.dumps(line | {"max_new_tokens": args.max_new_tokens} | figures))
 
 
 def untrained(args: argparse.Namespace) -> MixtureOfThoughts:
@@ -78,7 +80,7 @@ def untrained(args: argparse.Namespace) -> MixtureOfThoughts:
     print(f"{parameters:.0f}M parameters, {args.dtype}, {DEVICE.type}", flush=True)
     if not args.as_transformers_loads_it:
         pack(model)
-    return MixtureOfThoughts(model, tokenizer, model.config.mot["thought_token_ids"])
+    return MixtureOfThoughts(model, tokenizer, MixtureConfig.of(model).thought_token_ids)
 
 
 def turns(repeats: int, *works: Callable[[], object]) -> list[float]:
@@ -97,7 +99,10 @@ class Products:
     """The matrix products of one forward pass over R tokens, and nothing else."""
 
     def __init__(self, model):
-        self.maps, self.head = [m for m in model.modules() if isinstance(m, torch.nn.Linear | Packed)], model.lm_head
+        self.maps, self.head = (
+            [m for m in model.modules() if isinstance(m, torch.nn.Linear | MkldnnLinear)],
+            model.lm_head,
+        )
         self.numel = sum(m.in_features * m.out_features for m in self.maps)
         self.head_numel = self.head.in_features * self.head.out_features
         self.dtype = model.dtype
@@ -207,13 +212,13 @@ def p7(args: argparse.Namespace, mixture: MixtureOfThoughts) -> dict:
     ids = torch.tensor(mixture.thoughts[:1] * K, device=DEVICE)[:, None]
 
     def filled(P: int, once: bool):
-        """A cache of random keys and values: a step takes no longer behind a real prompt, whose prefill would take minutes."""
+        """A cache of random keys and values. A real prompt gives the same step time, but its prefill takes minutes."""
         cache = prompt_cache(model)
         shape = (1, config.num_key_value_heads, P, config.head_dim)
         for layer in cache.layers:
             layer.update(*(torch.randn(shape, dtype=model.dtype, device=DEVICE) for _ in range(2)))
             layer.reached = once
-        keep_once(cache)
+        share_prompt(cache)
         cache.batch_select_indices(torch.zeros(K, dtype=torch.long, device=DEVICE))
         return cache
 
@@ -223,7 +228,7 @@ def p7(args: argparse.Namespace, mixture: MixtureOfThoughts) -> dict:
     caches = [filled(P, once=True) for P in lengths] + [filled(lengths[0], once=False)]
     ratios = []
     for P, cache in zip(lengths, caches, strict=False):
-        assert all(type(layer) is PromptOnce for layer in cache.layers)
+        assert all(type(layer) is SharedPromptLayer for layer in cache.layers)
         held = {t.untyped_storage() for layer in cache.layers for t in (layer.prompt_keys, layer.prompt_values)}
         one_copy = 2 * P * config.num_hidden_layers * args.hidden_size * model.dtype.itemsize
         ratios.append(sum(s.nbytes() for s in held) / one_copy)

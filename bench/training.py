@@ -4,14 +4,14 @@
     python bench/training.py thoughts --train_file ../shared/data/shakespeare.txt                       P2, P2b
     python bench/training.py nanogpt --train_file ../shared/data/shakespeare.txt --nanogpt ../nanoGPT   P3
 
-rate: FLOP/s of whole training steps of a plain model, over the FLOP/s of its own matrix products alone: those of every linear
-      layer, forward and backward, at the shapes they have in the step.
-thoughts: text tokens per second with 8 thoughts, over a plain model's of the same trunk: the M-step alone (the winner is known, no
-      thought is scored; without and with the compared rows of --diversity_weight), and all of it.
-nanogpt: seconds of training to nanoGPT's published CPU loss (Shakespeare by characters, 4 layers of 128, context 64, validation
-      loss 1.88), ours over its own. Evaluation is left out on both sides. None of its code is ours: it is run from your checkout.
+rate: FLOP/s of whole training steps of a plain model, over the FLOP/s of its own matrix products alone: every linear
+      layer, forward and backward, at the shapes of the step.
+thoughts: text tokens per second with 8 thoughts, over a plain model's of the same trunk: the M-step alone (the winner
+      is known, no thought is scored; without and with the contrast rows of --diversity_weight), and all of it.
+nanogpt: seconds of training to nanoGPT's published CPU loss (Shakespeare by characters, 4 layers of 128, context 64,
+      validation loss 1.88), ours over its own, without evaluation on both sides. nanoGPT runs from your checkout.
 
-What is compared is run in turn, --rounds times, in one process (nanoGPT in its own); the figures are medians. The steps are the
+Both sides run in turn, --rounds times, in one process (nanoGPT in its own); the figures are medians. The steps are the
 trainer's own, its Python included. The last line is JSON. A GPU is used where there is one.
 """
 
@@ -29,16 +29,18 @@ from pathlib import Path
 import torch
 from machine import DEVICE, described, synchronise
 from torch.nn import functional as F
+from transformers import TrainerCallback
 
 from mot.data.load import load_data
-from mot.runtime.signals import Interruption
+from mot.runtime.signals import SignalHandler
 from mot.training.em import MixtureTrainer
-from mot.training.run import new_model
+from mot.training.recipes import recipe_of
 from mot.training.settings import TrainSettings
 
 WARM = 3  # steps before the clock runs
 PUBLISHED = 1.88  # nanoGPT's README: "a loss of 1.88" after 2,000 iterations on a CPU
-GUIDE = "--block_size=64 --batch_size=12 --n_layer=4 --n_head=4 --n_embd=128 --max_iters=2000 --lr_decay_iters=2000 --dropout=0.0"
+GUIDE = "--block_size=64 --batch_size=12 --n_layer=4 --n_head=4 --n_embd=128 --max_iters=2000 --lr_decay_iters=2000"
+GUIDE += " --dropout=0.0"
 
 
 def main() -> None:
@@ -64,13 +66,25 @@ def main() -> None:
     print(json.dumps({"bench": f"training {args.part}", **described(), **found}))
 
 
+class Clock(TrainerCallback):
+    """Take the time when an update is done."""
+
+    def __init__(self, trainer: "Timed"):
+        self.trainer = trainer
+
+    def on_step_end(self, args, state, control, **_):
+        synchronise()
+        self.trainer.seconds.append(time.perf_counter() - self.trainer.begun)
+
+
 class Timed(MixtureTrainer):
     """The trainer, and how many seconds each of its steps took."""
 
     scores = True
 
     def __init__(self, settings: TrainSettings, data, model, steps: int, directory: str):
-        super().__init__(settings, data, model, steps, directory, None, Interruption())
+        super().__init__(settings, data, model, steps, directory, None, SignalHandler())
+        self.add_callback(Clock(self))
         self.seconds, self.args.logging_steps = [], steps
         self.args.eval_strategy = self.args.save_strategy = "no"
 
@@ -79,15 +93,9 @@ class Timed(MixtureTrainer):
         self.begun = time.perf_counter()
         return super().get_batch_samples(*args)
 
-    def _maybe_log_save_evaluate(self, *args, **kwargs) -> None:
-        synchronise()
-        self.seconds.append(time.perf_counter() - self.begun)
-        if self.state.global_step < self.steps:
-            super()._maybe_log_save_evaluate(*args, **kwargs)
-
-    def _score(self, batches, carries_R, words_NL):
+    def score_thoughts(self, batches, carries_R, candidates_NL):
         if self.scores:
-            return super()._score(batches, carries_R, words_NL)
+            return super().score_thoughts(batches, carries_R, candidates_NL)
         R, N = len(carries_R), len(self.thoughts)  # the winner is known
         return torch.zeros(R, N), torch.zeros(R, N)
 
@@ -95,7 +103,7 @@ class Timed(MixtureTrainer):
 def timed(settings: TrainSettings, data, steps: int, scores: bool = True):
     """(trainer, seconds per step after the first WARM) of a fresh model."""
     with tempfile.TemporaryDirectory() as directory:
-        trainer = Timed(settings, data, new_model(settings, data), steps, directory)
+        trainer = Timed(settings, data, recipe_of(settings).model(data.tokenizer), steps, directory)
         trainer.scores = scores
         trainer.train()
     return trainer, trainer.seconds[WARM:]
@@ -131,7 +139,7 @@ def rate(args) -> dict:
 
 
 def work(model, rows: int, length: int) -> tuple[float, list[tuple[int, int, int]]]:
-    """(FLOPs of a training step, (tokens, in, out) of its linear layers). A causal attention reads half of its square."""
+    """(FLOPs of a training step, (tokens, in, out) of its linear layers). Causal attention reads half its square."""
     tokens = rows * length
     linear = [m for m in model.modules() if isinstance(m, torch.nn.Linear)]
     products = [(tokens, m.in_features, m.out_features) for m in linear]
@@ -184,9 +192,8 @@ def thoughts(args) -> dict:
         for name, of_rounds in tokens.items():
             ratios = [a / b for a, b in zip(of_rounds, tokens["plain"], strict=True)]
             about[name] = {"tokens_per_second": statistics.median(of_rounds), "ratio": statistics.median(ratios)}
-            print(
-                f"  {name:22} {about[name]['tokens_per_second']:10,.0f}  {about[name]['ratio']:5.2f} ({min(ratios):.2f} .. {max(ratios):.2f})"
-            )
+            speed, ratio = about[name]["tokens_per_second"], about[name]["ratio"]
+            print(f"  {name:22} {speed:10,.0f}  {ratio:5.2f} ({min(ratios):.2f} .. {max(ratios):.2f})")
     return found | {"bf16": args.bf16, "compile": args.compile}
 
 
@@ -259,7 +266,8 @@ def theirs(args, seed: int) -> tuple[float, float]:
         subprocess.run(
             [sys.executable, "data/shakespeare_char/prepare.py"], cwd=copy, check=True, stdout=subprocess.DEVNULL
         )
-        words = f"train.py config/train_shakespeare_char.py --device={DEVICE.type} --compile=False --eval_interval=250 --eval_iters=50 --log_interval=1"
+        words = f"train.py config/train_shakespeare_char.py --device={DEVICE.type} --compile=False --eval_interval=250"
+        words += " --eval_iters=50 --log_interval=1"
         out = subprocess.run(
             [sys.executable, *words.split(), *GUIDE.split()], cwd=copy, check=True, capture_output=True, text=True
         ).stdout

@@ -3,7 +3,7 @@
 __version__ = "0.1.0"
 
 
-def __getattr__(name: str):  # torch is imported when it is first needed, so that `mot --help` answers at once
+def __getattr__(name: str):  # lazy: `mot --help` must answer without importing torch
     if name in ("MixtureOfThoughts", "Thought"):
         from mot.inference import think
 

@@ -1,6 +1,6 @@
-"""The console script `mot` and what the guide's doors call. `mot --help` lists the commands.
+"""The console script `mot`, and the functions that the guide's scripts call. `mot --help` lists the commands.
 
-Each command parses first and imports torch after, so that --help and a mistyped flag answer at once.
+Each command parses its flags before it imports torch, so that --help and a mistyped flag answer at once.
 """
 
 import sys
@@ -11,7 +11,7 @@ from mot.data.settings import DATASETS, DownloadSettings
 from mot.evaluation.settings import EvaluateSettings
 from mot.inference.settings import ExportSettings, ThinkSettings
 from mot.runtime.flags import fail, parse
-from mot.runtime.signals import Interruption
+from mot.runtime.signals import SignalHandler
 from mot.serving.settings import ServeSettings
 from mot.training.settings import AdaptSettings, ReportSettings, RunSettings, TrainSettings
 
@@ -25,7 +25,7 @@ def train(argv: list[str] | None = None, prog: str = "mot train") -> None:
 
 
 def adapt(argv: list[str] | None = None, prog: str = "mot adapt") -> None:
-    """give a pretrained model N thoughts by adapters (LoRA); its weights stay as they are"""
+    """give a pretrained model N thoughts by adapters (LoRA), without changing its weights"""
     _run(parse(AdaptSettings, argv, prog, adapt.__doc__))
 
 
@@ -41,7 +41,7 @@ def _run(settings: RunSettings) -> "Result | None":
         return None
     try:
         page = str(report.write(result.output_dir))
-    except OSError as e:  # the model is written: a disk that is full now costs the pictures only
+    except OSError as e:  # the model is written already, so a full disk costs only the report
         page = f"not written: {e.strerror}"
     if result.remote:
         upload(result, ["report"])
@@ -58,7 +58,7 @@ def _run(settings: RunSettings) -> "Result | None":
 
         found = answers.find_answers(MixtureOfThoughts.from_pretrained(result.output_dir), settings.task)
         prompt, thoughts, answers = found.samples[0]
-        what = "a prompt" if settings.task in tasks.RECURRING else "an unseen prompt"
+        what = "a prompt" if tasks.TASKS[settings.task].recurring else "an unseen prompt"
         console.print(f"\n{what}: {prompt}", markup=False)
         console.print(report.side_by_side(thoughts, [f"answers {a}" if a else "not an answer" for a in answers]))
         console.print(found.line(settings.task), soft_wrap=True)
@@ -66,7 +66,7 @@ def _run(settings: RunSettings) -> "Result | None":
 
 
 def think(argv: list[str] | None = None, prog: str = "mot think") -> None:
-    """continue one prompt K different ways, side by side"""
+    """continue one prompt in K different ways, side by side"""
     settings = parse(ThinkSettings, argv, prog, think.__doc__)
     _quiet()
     import dataclasses
@@ -95,7 +95,7 @@ def think(argv: list[str] | None = None, prog: str = "mot think") -> None:
 
 
 def evaluate(argv: list[str] | None = None, prog: str = "mot evaluate") -> None:
-    """judge K thoughts against every sampler, tuned alike: are they different, and good?"""
+    """compare K thoughts with tuned samplers, in diversity and quality"""
     settings = parse(EvaluateSettings, argv, prog, evaluate.__doc__)
     _quiet()
     import dataclasses
@@ -116,7 +116,7 @@ def evaluate(argv: list[str] | None = None, prog: str = "mot evaluate") -> None:
 
 
 def export(argv: list[str] | None = None, prog: str = "mot export") -> None:
-    """merge an adapter into a whole model, or print the command that makes a GGUF of one"""
+    """merge an adapter into a complete model, or print the command that converts one to GGUF"""
     settings = parse(ExportSettings, argv, prog, export.__doc__)
     _quiet()
     from mot.inference.export import gguf_command, merge
@@ -125,11 +125,11 @@ def export(argv: list[str] | None = None, prog: str = "mot export") -> None:
         print(gguf_command(settings.model, settings.outtype, settings.output_dir))
         return
     merge(settings.model, settings.output_dir)
-    print(f"{settings.output_dir}: a whole model; next: mot think --model {settings.output_dir} --prompt '...'")
+    print(f"{settings.output_dir}: a complete model; next: mot think --model {settings.output_dir} --prompt '...'")
 
 
 def serve(argv: list[str] | None = None, prog: str = "mot serve") -> None:
-    """answer over an OpenAI-compatible API, K thoughts to a request, and in a browser"""
+    """serve an OpenAI-compatible API and a web page, with K thoughts per request"""
     settings = parse(ServeSettings, argv, prog, serve.__doc__)
     _quiet()
     from mot.serving.server import serve as run
@@ -138,17 +138,16 @@ def serve(argv: list[str] | None = None, prog: str = "mot serve") -> None:
 
 
 def data(argv: list[str] | None = None, prog: str = "mot data") -> None:
-    """fetch a data set of the guide as plain text: shakespeare, wikitext103 or openwebtext"""
+    """download a data set of the guide as plain text: shakespeare, wikitext103 or openwebtext"""
     settings = parse(DownloadSettings, argv, prog, data.__doc__)
     import os
 
-    from mot.runtime.remote import save_dataset
+    from mot.data.download import save_dataset
 
     output = settings.output or f"data/{settings.name}.txt"
     if os.path.exists(output):
-        print(
-            f"{output}: is there already ({os.path.getsize(output) / 1e6:,.1f} MB) and is kept; remove it to fetch it anew"
-        )
+        megabytes = os.path.getsize(output) / 1e6
+        print(f"{output}: is there already ({megabytes:,.1f} MB) and is kept; remove it to download it again")
         return
     url, end = DATASETS[settings.name]
     size = save_dataset(url, output, end, settings.max_megabytes)
@@ -156,7 +155,7 @@ def data(argv: list[str] | None = None, prog: str = "mot data") -> None:
 
 
 def report(argv: list[str] | None = None, prog: str = "mot report") -> None:
-    """draw the report of a run that was interrupted or still goes on"""
+    """write the report of a run that was interrupted or is still running"""
     settings = parse(ReportSettings, argv, prog, report.__doc__)
     from mot.training.report import write
 
@@ -164,53 +163,52 @@ def report(argv: list[str] | None = None, prog: str = "mot report") -> None:
 
 
 def cost(argv: list[str] | None = None, prog: str = "mot cost") -> None:
-    """what a run would take: FLOPs, hours and dollars, for one GPU or as a table of all"""
+    """estimate the FLOPs, hours and dollars of a run, for one GPU or all of them"""
     from mot.training import costs
 
     print("\n".join(costs.report(parse(costs.CostSettings, argv, prog, cost.__doc__))))
 
 
 def cloud(argv: list[str] | None = None, prog: str = "mot cloud") -> None:
-    """train on Google Cloud: prints the exact commands for a machine (gce) or a job (vertex); --go runs them"""
-    from mot.cloud import plan
+    """print the exact commands to train on Google Cloud, as a machine (gce) or a job (vertex); --go runs them"""
+    from importlib import import_module
+
+    from mot import cloud
+    from mot.cloud.plan import run
 
     argv = sys.argv[1:] if argv is None else argv
-    routes = {
-        "gce": (plan.GCE, plan.GceSettings, plan.gce),
-        "vertex": (plan.VERTEX, plan.VertexSettings, plan.vertex),
-    }
-    usage = [f"mot cloud {route} {'|'.join(actions)} [flags]" for route, (actions, _, _) in routes.items()]
-    route, action, *words = [*argv[:2], *[""] * (2 - len(argv)), *argv[2:]]
-    if route in ("", "-h", "--help") or (route in routes and action in ("", "-h", "--help")):
-        print(
-            "usage: " + "\n       ".join([*usage, "... train|submit ... -- FLAGS OF train_mot.py OR train_lora_mot.py"])
-        )
-        print("\nwith an action, --help lists its flags; docs/cloud.md tells the whole story")
+    clouds = {name: import_module(f"mot.cloud.{name}") for name in cloud.CLOUDS}
+    name, action, args = (*argv[:1], "")[0], (*argv[1:2], "")[0], argv[2:]
+    if name in ("", "-h", "--help") or (name in clouds and action in ("", "-h", "--help")):
+        usage = [f"mot cloud {name} {'|'.join(module.ACTIONS)} [flags]" for name, module in clouds.items()]
+        usage.append("... train|submit ... -- FLAGS OF train_mot.py OR train_lora_mot.py")
+        print("usage: " + "\n       ".join(usage))
+        print("\nwith an action, --help lists its flags; docs/cloud.md describes them")
         return
-    if route not in routes:
-        raise ValueError(f"mot cloud {route}: unknown; there is {' and '.join(routes)}")
-    flags, training = (words[: words.index("--")], words[words.index("--") + 1 :]) if "--" in words else (words, [])
-    actions, kind, make = routes[route]
-    if action not in actions:  # before its flags are read
-        raise ValueError(f"mot cloud {route} {action}: unknown; there is {', '.join(actions)}")
-    if (route, action) == ("vertex", "run"):
+    if name not in clouds:
+        raise ValueError(f"mot cloud {name}: unknown; there is {' and '.join(clouds)}")
+    module = clouds[name]
+    if action not in module.ACTIONS:  # before its flags are read
+        raise ValueError(f"mot cloud {name} {action}: unknown; there is {', '.join(module.ACTIONS)}")
+    flags, training = (args[: args.index("--")], args[args.index("--") + 1 :]) if "--" in args else (args, [])
+    if (name, action) == ("vertex", "run"):
         _run_in_container(flags + training)
         return
-    settings = parse(kind, flags, f"{prog} {route} {action}", plan.__doc__.split("\n")[0])
-    made = make(action, settings, training)
+    settings = parse(module.Settings, flags, f"{prog} {name} {action}", module.__doc__.split("\n")[0])
+    plan = module.plan(action, settings, training)
     if settings.go:
-        plan.run(made, settings)
+        run(plan, settings.yes)
     else:
-        print(made.script())
+        print(plan.script())
 
 
-def _run_in_container(words: list[str]) -> None:
+def _run_in_container(args: list[str]) -> None:
     """Vertex AI: train into AIP_CHECKPOINT_DIR, resume from it, and put the finished model into AIP_MODEL_DIR."""
     import os
 
-    from mot.cloud.plan import container_flags
+    from mot.cloud.vertex import container_flags
 
-    flags = container_flags(words, dict(os.environ))
+    flags = container_flags(args, dict(os.environ))
     kind = AdaptSettings if any(flag.startswith("--base_model") for flag in flags) else TrainSettings
     result = _run(parse(kind, flags, "mot cloud vertex run", ""))
     if result and os.environ.get("AIP_MODEL_DIR"):
@@ -248,8 +246,8 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def run(command: Callable[..., None], argv: list[str] | None = None, **where) -> None:
-    """Call a command; a user's mistake (ValueError) is one line and exit code 2, a signal exit code 143 or 130."""
-    with Interruption():  # from here on, while the libraries are still being imported
+    """Call a command. A user's mistake (ValueError) is one line and exit code 2; a signal is exit code 143 or 130."""
+    with SignalHandler():  # already while the libraries are imported
         try:
             command(argv, **where)
         except ValueError as e:

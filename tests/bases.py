@@ -1,7 +1,7 @@
-"""Tiny, randomly initialised models of several architectures, stored as anyone's pretrained model is. Used by test_adapt.py.
+"""Tiny, randomly initialised models of several architectures, stored like any pretrained model.
 
 make("gemma3", directory)            # config.json, model.safetensors, tokenizer
-make("llama", directory, bos=True)   # its tokenizer opens every text with a beginning-of-text token
+make("llama", directory, bos=True)   # its tokenizer begins every text with a beginning-of-text token
 """
 
 from pathlib import Path
@@ -23,7 +23,7 @@ WINDOW = 8  # tokens that a sliding window sees: fewer than any prompt of the te
 
 
 def configs() -> dict:
-    """What is peculiar about each."""
+    """The configuration of each architecture, with what is special about it."""
     return {
         "llama": models.llama.LlamaConfig(**SMALL, **KV, tie_word_embeddings=False),
         "qwen3": models.qwen3.Qwen3Config(**SMALL, **KV, tie_word_embeddings=True),
@@ -41,7 +41,7 @@ ARCHITECTURES = ("llama", "qwen3", "gemma3", "gpt2", "mistral", "phi3", "neox")
 
 
 def tokenizer(bos: bool = False, chat: bool = False) -> PreTrainedTokenizerFast:
-    """Byte-level BPE with an end-of-text token and nothing of ours."""
+    """Byte-level BPE with an end-of-text token and without thought tokens."""
     ours = build_tokenizer([TEXT] * 4, 300, 1)
     theirs = PreTrainedTokenizerFast(tokenizer_object=ours.backend_tokenizer, eos_token="<|endoftext|>")
     if bos:
@@ -56,10 +56,10 @@ def tokenizer(bos: bool = False, chat: bool = False) -> PreTrainedTokenizerFast:
 
 
 def make(architecture: str, directory: Path, bos: bool = False, chat: bool = False, spare: int = 0, **changes) -> Path:
-    """Write a model of random weights and its tokenizer; `spare` rows of the embeddings more than the tokenizer needs."""
-    config, words = configs()[architecture], tokenizer(bos, chat)
-    config.vocab_size = len(words) + spare
-    config.eos_token_id, config.pad_token_id, config.bos_token_id = words.eos_token_id, None, words.bos_token_id
+    """Write a random model and its tokenizer. Its embeddings have `spare` more rows than the tokenizer needs."""
+    config, encoder = configs()[architecture], tokenizer(bos, chat)
+    config.vocab_size = len(encoder) + spare
+    config.eos_token_id, config.pad_token_id, config.bos_token_id = encoder.eos_token_id, None, encoder.bos_token_id
     for name, value in changes.items():
         setattr(config, name, value)
     with torch.random.fork_rng():
@@ -69,5 +69,5 @@ def make(architecture: str, directory: Path, bos: bool = False, chat: bool = Fal
             for p in model.parameters():
                 p.add_(0.1 * torch.randn(p.shape))
     model.save_pretrained(directory)
-    words.save_pretrained(directory)
+    encoder.save_pretrained(directory)
     return directory

@@ -1,8 +1,10 @@
 #!/usr/bin/env python3
-"""A gcloud that does nothing but understand: unknown command, flag or value is exit code 2, as with the real one.
+"""A gcloud that only parses: an unknown command, flag or value is exit code 2, as with the real one.
 
-What it understands is tests/gcloud_flags.json, taken from the real command reference. Each call is a line of $FAKE_GCLOUD/calls;
-$FAKE_GCLOUD/answers.json may hold [{"if": "text of a call", "code": 1, "stdout": "", "stderr": "", "sleep": 0}, ...], used one after another.
+What it understands is tests/gcloud_flags.json, taken from the real command reference. Each call is a line of
+$FAKE_GCLOUD/calls. $FAKE_GCLOUD/answers.json may hold answers, each used once, in order:
+
+    [{"if": "text of a call", "code": 1, "stdout": "", "stderr": "", "sleep": 0}, ...]
 """
 
 import json
@@ -14,7 +16,7 @@ import time
 from pathlib import Path
 
 TABLE = json.loads(Path(__file__).resolve().with_name("gcloud_flags.json").read_text())
-POSITIONALS = {  # how many words a command takes that are no flags
+POSITIONALS = {  # how many arguments a command takes besides flags
     "compute instances create": 1,
     "compute instances describe": 1,
     "compute instances start": 1,
@@ -57,19 +59,19 @@ class Misunderstood(Exception):
     pass
 
 
-def understand(words: list[str]) -> tuple[str, list[str], dict[str, str]]:
-    """(command, words that are no flags, flags) of what stands behind `gcloud`; raises Misunderstood."""
-    command = next((c for n in (3, 2) if (c := " ".join(words[:n])) in TABLE["commands"]), None)
+def understand(args: list[str]) -> tuple[str, list[str], dict[str, str]]:
+    """(command, positional arguments, flags) of the arguments of `gcloud`. Raises Misunderstood."""
+    command = next((c for n in (3, 2) if (c := " ".join(args[:n])) in TABLE["commands"]), None)
     if command is None:
-        raise Misunderstood(f"Invalid choice: {' '.join(words[:3])}")
+        raise Misunderstood(f"Invalid choice: {' '.join(args[:3])}")
     known = TABLE["everywhere"] | TABLE["commands"][command]
-    rest, flags, plain = words[len(command.split()) :], {}, []
+    rest, flags, plain = args[len(command.split()) :], {}, []
     while rest:
-        word = rest.pop(0)
-        if not word.startswith("--"):
-            plain.append(word)
+        arg = rest.pop(0)
+        if not arg.startswith("--"):
+            plain.append(arg)
             continue
-        name, has_value, value = word.partition("=")
+        name, has_value, value = arg.partition("=")
         kind = known.get(name) or ("flag" if known.get("--" + name.removeprefix("--no-")) == "flag" else None)
         if kind is None:
             raise Misunderstood(f"unrecognized arguments: {name}")
@@ -88,7 +90,7 @@ def understand(words: list[str]) -> tuple[str, list[str], dict[str, str]]:
                 raise Misunderstood(f"argument {name}: valid keys are {sorted(KEYS[name])}; received: {value}")
         flags[name] = value
     if len(plain) != POSITIONALS.get(command, 0):
-        raise Misunderstood(f"{command}: {POSITIONALS.get(command, 0)} words expected, got {plain}")
+        raise Misunderstood(f"{command}: {POSITIONALS.get(command, 0)} arguments expected, got {plain}")
     missing = [name for name in REQUIRED.get(command, []) if name not in flags]
     if missing:
         raise Misunderstood(f"argument {missing[0]}: Must be specified.")
@@ -103,7 +105,7 @@ def split_list(value: str) -> list[str]:
 
 
 def install(folder: Path, here: Path, monkeypatch) -> None:
-    """Put this gcloud first on PATH, its notes into `folder`, and make `here` a git repository and the working directory."""
+    """Put this gcloud first on PATH, its notes in `folder`. `here` becomes a git repository and current directory."""
     (folder / "bin").mkdir(parents=True)
     (folder / "bin" / "gcloud").symlink_to(Path(__file__).resolve())
     (folder / "bin" / "python3").symlink_to(sys.executable)
@@ -113,8 +115,8 @@ def install(folder: Path, here: Path, monkeypatch) -> None:
     here.mkdir(exist_ok=True)
     monkeypatch.chdir(here)
     (here / "train.txt").write_text("to be or not to be\n" * 9)
-    for words in (["init", "-q"], ["add", "."], ["-c", "user.name=a", "-c", "user.email=a@b", "commit", "-qm", "one"]):
-        subprocess.run(["git", *words], check=True)
+    for args in (["init", "-q"], ["add", "."], ["-c", "user.name=a", "-c", "user.email=a@b", "commit", "-qm", "one"]):
+        subprocess.run(["git", *args], check=True)
 
 
 def main() -> int:

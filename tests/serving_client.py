@@ -1,7 +1,7 @@
-"""A real server in a thread of the test, or in a process of its own. Used by test_serve*.py.
+"""A real server, in a thread of the test or in a process of its own. Used by tests/serving.
 
-with in_thread(mixture, max_queue=4) as server:      # mot.runtime.flags.ServeSettings by name; keys=["..."]
-    server.post("/v1/completions", {"prompt": "the king"}); server.engine.counts; server.client().completions.create(...)
+with in_thread(mixture, max_queue=4) as server:      # fields of ServeSettings by name; keys=["..."]
+    server.post("/v1/completions", {"prompt": "the king"}); server.engine.counts; server.client().models.list()
 with in_process(["--model", run]) as server: server.process.send_signal(...)
 """
 
@@ -14,6 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -27,12 +28,13 @@ from conftest import ROOT
 from mot import cli
 from mot.inference.think import MixtureOfThoughts
 from mot.serving.app import create_app
+from mot.serving.engine import Engine
 from mot.serving.server import bind, configure
 from mot.serving.settings import ServeSettings
-from mot.serving.transformers_engine import Engine
+from mot.serving.transformers_engine import TransformersEngine
 
 TORTURE = os.environ.get("TORTURE") == "1"
-# One for all: a client's TLS context takes 20 ms.
+# One client for all tests, because its TLS context takes 20 ms.
 http = httpx.Client(
     timeout=60, trust_env=False, limits=httpx.Limits(max_connections=None, max_keepalive_connections=64)
 )
@@ -40,7 +42,7 @@ http = httpx.Client(
 
 @dataclass
 class Server:
-    """Where it is, and of one in a thread its engine and app, of one in a process that."""
+    """Its address; in a thread, its engine and app; in a process, the process."""
 
     url: str
     engine: Engine | None = None
@@ -83,12 +85,23 @@ class Server:
             time.sleep(0.005)
 
 
+def in_thread(mixture: MixtureOfThoughts, keys: tuple[str, ...] = (), **settings) -> AbstractContextManager[Server]:
+    """A server of the embedded engine."""
+    flags = settings_of(settings)
+    engine = TransformersEngine(mixture, flags.max_batch, flags.max_cached_tokens, flags.max_queue)
+    return around(engine, keys, **settings)
+
+
+def settings_of(settings: dict) -> ServeSettings:
+    flags = ServeSettings(**{"model": "tests/mixture", "port": 0} | settings)
+    flags.validate()
+    return flags
+
+
 @contextlib.contextmanager
-def in_thread(mixture: MixtureOfThoughts, keys: tuple[str, ...] = (), **settings) -> Iterator[Server]:
-    told = ServeSettings(**{"model": "tests/mixture", "port": 0} | settings)
-    told.validate()
-    engine = Engine(mixture, told.max_batch, told.max_cached_tokens, told.max_queue)
-    app = create_app(engine, told, [sha256(key.encode()).digest() for key in keys])
+def around(engine: Engine, keys: tuple[str, ...] = (), **settings) -> Iterator[Server]:
+    """A server of any engine, which is closed at the end."""
+    app = create_app(engine, settings_of(settings), [sha256(key.encode()).digest() for key in keys])
     sock = bind("127.0.0.1", 0)
     server = uvicorn.Server(configure(app))
     thread = threading.Thread(target=server.run, args=([sock],))
@@ -107,13 +120,13 @@ def in_thread(mixture: MixtureOfThoughts, keys: tuple[str, ...] = (), **settings
 
 @contextlib.contextmanager
 def in_process(flags: list, log: Path | None = None) -> Iterator[Server]:
-    """`mot serve` with these flags, at a port that is free, once it is ready. Its log is the process' stderr, or a file.
+    """`mot serve` with these flags, on a free port, once it is ready. Its log is the stderr of the process, or a file.
 
-    A pipe that nobody reads is full after some hundred requests.
+    Give a file for more than some hundred requests: they fill a pipe that is not read.
     """
-    words = [sys.executable, str(ROOT / "serve_mot.py"), "--port", "0", *map(str, flags)]
+    command = [sys.executable, str(ROOT / "serve_mot.py"), "--port", "0", *map(str, flags)]
     stderr = open(log, "w") if log else subprocess.PIPE  # noqa: SIM115
-    process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=stderr, text=True)
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=stderr, text=True)
     try:
         line = process.stdout.readline()
         assert line, log.read_text() if log else process.stderr.read()
@@ -125,8 +138,8 @@ def in_process(flags: list, log: Path | None = None) -> Iterator[Server]:
 
 
 def refusal(capsys, *flags) -> str:
-    """The one line that a server ends with that cannot be started, with exit code 2."""
-    capsys.readouterr()  # what came before is not its own
+    """The one line of error from a server that cannot start, with exit code 2."""
+    capsys.readouterr()  # drop earlier output
     with pytest.raises(SystemExit) as e:
         cli.main(["serve", *map(str, flags)])
     assert e.value.code == 2
@@ -134,3 +147,9 @@ def refusal(capsys, *flags) -> str:
     assert out == ""
     assert err.count("\n") == 1, err
     return err
+
+
+def memory() -> int:
+    """Bytes of this process's resident memory."""
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")

@@ -1,23 +1,33 @@
-"""Training runs in processes of their own, which can be stopped in the middle of a named phase. Used by test_survival.py.
+"""Training runs in processes of their own, which a test can stop in the middle of a named phase.
 
-    run = start(["--train_file", ...], pause="evaluation", at=8)   # the child says when it is there and waits a moment
+    run = start(["--train_file", ...], pause="evaluation", at=8)   # the child reports the phase and waits a moment
     run.wait_for_phase(); run.kill(signal.SIGTERM); run.exitcode()
+    complete(short_run(text_file) + ["--output_dir", ...])         # 12 steps to the end
 
-The children come from a fork server that has imported everything once, so a run starts in a fraction of a second. A pause is
-a real phase of a real run that is entered slowly; nothing else in it is changed.
+The children come from a fork server that has imported everything once, so a run starts in a fraction of a second.
+A pause delays the entry into a real phase of a real run and changes nothing else in it.
 """
 
 import hashlib
 import json
 import multiprocessing
 import os
+import socket
 import sys
+import tempfile
 import time
 from pathlib import Path
 
 PHASES = ("tokenising", "first step", "training", "accumulation", "evaluation", "saving", "upload")
 PAUSE = 0.7  # seconds
-ENVIRONMENT = ("STORAGE_EMULATOR_HOST", "FSSPEC_GS_TOKEN", "MOT_CACHE", "HF_HUB_OFFLINE")
+BUCKET = ("STORAGE_EMULATOR_HOST", "FSSPEC_GS", "GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT")
+ENVIRONMENT = (*BUCKET, "MOT_CACHE", "HF_HUB_OFFLINE")
+LOGS = tempfile.TemporaryDirectory(prefix="mot-runs-")
+
+STEPS = 12
+# 2,000 characters make 56 windows of 32: an epoch is 7 batches of 8, or 3.5 updates of two.
+SHAPE = "--vocab_size 100 --hidden_size 32 --num_layers 1 --num_thoughts 4 --seq_length 32 --batch_size 8"
+OFTEN = f"--max_steps {STEPS} --dropout 0.1 --eval_rows 8 --eval_every 4 --save_every 4 --save_total_limit 99"
 
 _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(
@@ -26,12 +36,15 @@ _context.set_forkserver_preload(
 
 
 class Run:
-    """A training process that was started. `phase` is readable once it has come where it was to pause."""
+    """A training process. `phase` is readable once the process has reached the phase in which it pauses."""
 
     def __init__(self, argv: list[str], pause: str | None, at: int, drop_rng: bool, world: tuple[int, int, int]):
-        self.log = Path(os.environ["SURVIVE_LOGS"]) / f"{time.monotonic_ns()}.log"
+        self.log = Path(LOGS.name) / f"{time.monotonic_ns()}.log"
         self.phase, theirs = _context.Pipe(duplex=False)
-        where = {name: os.environ.get(name, "") for name in ENVIRONMENT}, os.getcwd()  # not the fork server's
+        where = (
+            {name: os.environ[name] for name in ENVIRONMENT if name in os.environ},
+            os.getcwd(),
+        )  # not the fork server's
         self.process = _context.Process(
             target=_child, args=(argv, pause, at, drop_rng, world, theirs, str(self.log), where)
         )
@@ -46,7 +59,7 @@ class Run:
         os.kill(self.process.pid, signum)
 
     def exitcode(self, within: float = 120) -> int:
-        """Of a process killed by signal s: -s."""
+        """The exit code; -s after signal s killed the process."""
         self.process.join(within)
         assert self.process.exitcode is not None, f"still running after {within} s: {self.log.read_text()}"
         return self.process.exitcode
@@ -67,6 +80,49 @@ def complete(argv: list[str]) -> None:
     """Train to the end."""
     run = start(argv)
     assert run.exitcode() == 0, run.log.read_text()
+
+
+def two_processes(argv: list, **how) -> list[Run]:
+    """The same training command in two processes that share the work."""
+    port = free_port()
+    return [start(argv, world=(rank, 2, port), **how) for rank in (0, 1)]
+
+
+def stop_in(phase: str, at: int, signum: int, argv: list, second: bool = False) -> tuple[int, float]:
+    """Send a signal while a run is in the phase; (exit code, seconds from the last signal to the end)."""
+    run = start(argv, pause=phase, at=at)
+    run.wait_for_phase()
+    time.sleep(0.05)
+    begin = time.monotonic()
+    run.kill(signum)
+    if second:
+        time.sleep(0.05)
+        begin = time.monotonic()
+        run.kill(signum)
+    return run.exitcode(), time.monotonic() - begin
+
+
+def short_run(text_file: Path, accumulate: int = 2) -> list[str]:
+    """Flags of a run of 12 steps with dropout. Its losses compare thoughts from step 8 on."""
+    return [
+        *SHAPE.split(),
+        *OFTEN.split(),
+        "--train_file",
+        str(text_file),
+        "--gradient_accumulation_steps",
+        str(accumulate),
+    ]
+
+
+def free_port() -> int:
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+def last_state(run: Path) -> str:
+    """The digest of the last checkpoint of a short run."""
+    return state_digest(run / f"checkpoint-{STEPS}")
 
 
 def state_digest(checkpoint: Path) -> str:
@@ -120,26 +176,30 @@ def _child(
 
     torch.set_num_threads(1)
     from mot import cli
-    from mot.data import load
+    from mot.data import encode
     from mot.runtime import remote
-    from mot.training import em
+    from mot.training import callbacks, em, evaluate
 
     owner, name, when = {
-        "tokenising": (load, "encode", lambda self: True),
-        "first step": (em.MixtureTrainer, "compute_loss", lambda self: True),
-        "training": (em.MixtureTrainer, "_get_grad_norm", lambda self: self.state.global_step == at),
-        "accumulation": (em.MixtureTrainer, "compute_loss", lambda self: self.state.global_step == at),
-        "evaluation": (em, "score", lambda self: True),
-        "saving": (em.MixtureTrainer, "_save_scaler", lambda self: self.state.global_step == at),
-        "stuck": (em.MixtureTrainer, "compute_loss", lambda self: self.state.global_step == at),
-        "upload": (remote.Mirror, "upload", lambda self: True),
+        "tokenising": (encode, "encode", lambda *args: True),
+        "first step": (em.MixtureTrainer, "compute_loss", lambda *args: True),
+        "training": (
+            callbacks.SpikeGuard,
+            "on_pre_optimizer_step",
+            lambda self, args, state, *_: state.global_step == at,
+        ),
+        "accumulation": (em.MixtureTrainer, "compute_loss", lambda self, *_: self.state.global_step == at),
+        "evaluation": (evaluate, "score", lambda *args: True),
+        "saving": (em.MixtureTrainer, "save_model", lambda self, *_: self.state.global_step == at),
+        "stuck": (em.MixtureTrainer, "compute_loss", lambda self, *_: self.state.global_step == at),
+        "upload": (remote.Mirror, "upload", lambda *args: True),
     }.get(pause, (None, None, None))
     if owner:
-        original, told = getattr(owner, name), []
+        original, paused = getattr(owner, name), []
 
         def slow(*args, **kwargs):
-            if not told and when(args[0]):
-                told.append(True)
+            if not paused and when(*args):
+                paused.append(True)
                 pipe.send("there")
                 end = time.monotonic() + (60 if pause == "stuck" else PAUSE)
                 while (left := end - time.monotonic()) > 0:
@@ -148,7 +208,14 @@ def _child(
 
         setattr(owner, name, slow)
     if drop_rng:
-        em.MixtureTrainer._load_rng_state = lambda self, checkpoint: None
+        batches, state = em.MixtureTrainer.get_batch_samples, [1]
+
+        def from_another_state(*args):
+            if state:
+                torch.manual_seed(state.pop())
+            return batches(*args)
+
+        em.MixtureTrainer.get_batch_samples = from_another_state
     name, command = ("train_lora_mot.py", cli.adapt) if "--base_model" in argv else ("train_mot.py", cli.train)
     sys.argv = [name, *argv]
     cli.run(command, argv, prog=name)

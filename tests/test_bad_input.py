@@ -1,6 +1,6 @@
-"""Bad input gets one clear line that names the flag and the value, exit code 2, and nothing is written.
+"""Bad input gives one line that names the flag and the value, exit code 2, and nothing is written.
 
-Every case goes through the real parser and the real command, with a good run's other flags around the bad one.
+Every case goes through the real parser and the real command. The other flags are those of a good run.
 """
 
 import contextlib
@@ -15,44 +15,17 @@ import torch
 
 from mot import cli
 from mot.inference.settings import ThinkSettings
-from mot.runtime.flags import parse
 from mot.training.settings import TrainSettings
 
 SMALL = shlex.split("--hidden_size 32 --num_layers 1 --num_thoughts 4 --vocab_size 100 --seq_length 32 --max_steps 2")
 
 
-@pytest.fixture(autouse=True)
-def in_tmp_path(tmp_path, monkeypatch):
-    """Each test works in an empty folder of its own, so that whatever a command writes is seen."""
-    monkeypatch.chdir(tmp_path)
-
-
-@pytest.fixture
-def refused(capsys):
-    """Run a command that must refuse its input; check how it does; return its one line."""
-
-    def run(command, argv, *names: str) -> str:
-        before = contents(Path.cwd())
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as stop:
-            cli.run(command, [str(word) for word in argv])
-        out, err = capsys.readouterr()
-        assert stop.value.code == 2
-        assert out == ""
-        assert err.startswith("error: ")
-        assert err.endswith("\n")
-        assert err.count("\n") == 1, err
-        for name in names:
-            assert str(name) in err
-        assert contents(Path.cwd()) == before
-        return err
-
-    return run
+pytestmark = pytest.mark.usefixtures("in_tmp_path")
 
 
 @pytest.fixture
 def train_refused(refused):
-    """`refused` for a training run with small settings into `run`; the argument words come last and win."""
+    """`refused` for a training run with small settings into `run`. `argv` comes last, so it wins."""
 
     def run(argv, *names: str) -> str:
         return refused(cli.train, [*SMALL, "--output_dir", "run", *argv], *names)
@@ -66,10 +39,6 @@ def think_refused(refused):
         return refused(cli.think, argv, *names)
 
     return run
-
-
-def contents(folder: Path) -> dict[str, bytes | None]:
-    return {str(p.relative_to(folder)): p.read_bytes() if p.is_file() else None for p in sorted(folder.rglob("*"))}
 
 
 def write(name: str, content: str | bytes) -> str:
@@ -128,7 +97,7 @@ def test_held_out_tenth_shorter_than_seq_length(train_refused, text_file):
 def test_more_characters_than_vocab_size(train_refused, text_file):
     distinct = len(set(text_file.read_text()))
     line = train_refused(["--train_file", text_file, "--vocab_size", 5], "--vocab_size 5", f"{distinct} distinct")
-    assert f"--vocab_size {distinct}" in line.removeprefix("error: --vocab_size 5")  # the way out
+    assert f"--vocab_size {distinct}" in line.removeprefix("error: --vocab_size 5")  # what to give instead
 
 
 def test_unknown_tokenizer(train_refused, text_file):
@@ -254,8 +223,8 @@ def test_fp16_without_a_gpu(train_refused, text_file):
 )
 @pytest.mark.parametrize("joint", [" ", "="])
 def test_unknown_flags_and_abbreviations_are_refused_with_a_suggestion(train_refused, text_file, flag, meant, joint):
-    words = f"{flag}{joint}4".split()
-    line = train_refused(["--train_file", text_file, *words], f"unknown flag {flag}")
+    given = f"{flag}{joint}4".split()
+    line = train_refused(["--train_file", text_file, *given], f"unknown flag {flag}")
     assert f"did you mean {meant}?" in line
 
 
@@ -263,7 +232,7 @@ def test_unknown_flag_that_resembles_none(train_refused, text_file):
     assert "did you mean" not in train_refused(["--train_file", text_file, "--zzz"], "unknown flag --zzz", "--help")
 
 
-def test_word_that_belongs_to_no_flag(train_refused, text_file):
+def test_argument_that_belongs_to_no_flag(train_refused, text_file):
     train_refused(["--train_file", text_file, "stray"], "stray", "--help")
 
 
@@ -307,7 +276,7 @@ def old_run(text_run) -> Path:
         ("--output_dir a_file", ["--output_dir a_file"]),
         ("--output_dir a_file/run", ["--output_dir a_file/run"]),
         (f"--output_dir {'x' * 300}", [f"--output_dir {'x' * 300}"]),
-        # the old run is kept when the new one is refused
+        # the old run is kept when the new one is rejected
         ("--output_dir old --overwrite --train_file nowhere.txt", ["--train_file nowhere.txt"]),
         ("--output_dir old --overwrite --vocab_size 5", ["--vocab_size 5"]),
         ("--output_dir old --overwrite --seq_length 512", ["--seq_length 512"]),
@@ -331,23 +300,23 @@ def test_overwrite_removes_the_old_run_for_a_new_one(text_file, old_run):
 
 def test_overwrite_spares_the_text_it_trains_on(text_file, old_run):
     mine = Path(shutil.copy(text_file, old_run))
-    with contextlib.suppress(SystemExit):  # whether it refuses or trains
+    with contextlib.suppress(SystemExit):  # it may reject the flags or train
         cli.run(cli.train, [*SMALL, "--train_file", str(mine), "--output_dir", str(old_run), "--overwrite"])
     assert mine.is_file()
     assert mine.read_text() == text_file.read_text()
 
 
-# Going on -----------------------------------------------------------------------------------------------------------
+# Resuming -----------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def resume_refused(train_refused, text_file, old_run):
-    """`refused` for going on with the run in `old` from its checkpoint-2, whose parts a test may spoil first."""
+    """`refused` for resuming the run in `old` from its checkpoint-2, which a test may damage first."""
 
     def run(argv, *names: str) -> str:
-        its_own = ["--train_file", text_file, "--batch_size", 8, "--max_steps", 4, "--save_every", 2]
-        words = [*its_own, "--output_dir", "old", "--resume_from", "old/checkpoint-2", *argv]
-        return train_refused(words, *names)
+        unchanged = ["--train_file", text_file, "--batch_size", 8, "--max_steps", 4, "--save_every", 2]
+        resume = ["--output_dir", "old", "--resume_from", "old/checkpoint-2"]
+        return train_refused([*unchanged, *resume, *argv], *names)
 
     return run
 
@@ -357,13 +326,13 @@ def truncate(path: Path) -> None:
 
 
 PARTS = ["optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json"]
-SPOILT = [(Path.unlink, part, "missing") for part in PARTS]
-SPOILT += [(truncate, part, part) for part in ("model.safetensors", "optimizer.pt", "trainer_state.json")]
+DAMAGED = [(Path.unlink, part, "missing") for part in PARTS]
+DAMAGED += [(truncate, part, part) for part in ("model.safetensors", "optimizer.pt", "trainer_state.json")]
 
 
-@pytest.mark.parametrize(("spoil", "part", "way"), SPOILT)
-def test_resume_from_a_spoilt_checkpoint(resume_refused, spoil, part, way):
-    spoil(Path("old/checkpoint-2", part))
+@pytest.mark.parametrize(("damage", "part", "way"), DAMAGED)
+def test_resume_from_a_damaged_checkpoint(resume_refused, damage, part, way):
+    damage(Path("old/checkpoint-2", part))
     resume_refused([], "--resume_from old/checkpoint-2", part, way)
 
 
@@ -376,7 +345,7 @@ def test_resume_from_a_spoilt_checkpoint(resume_refused, spoil, part, way):
         ("--hidden_size 64", ["--resume_from old/checkpoint-2"]),
         ("--num_layers 2", ["--resume_from old/checkpoint-2"]),
         ("--num_thoughts 8", ["--resume_from old/checkpoint-2"]),
-        ("--output_dir other", ["--output_dir other"]),  # another run, not to be written over
+        ("--output_dir other", ["--output_dir other"]),  # another run, which must not be overwritten
     ],
 )
 def test_resume_with_what_does_not_fit(resume_refused, old_run, flags, names):
@@ -421,26 +390,6 @@ def test_settings_file_is_checked_like_the_flags(refused, text_file):
     refused(cli.train, ["--train_file", text_file, "--config", "run.yaml"], "--learning_rate nan")
 
 
-def settings_of(argv: list[str]) -> TrainSettings:
-    return parse(TrainSettings, ["--task", "forks", *argv], "train_mot.py", "")
-
-
-def test_settings_file_fills_what_the_flags_leave_out():
-    write("run.yaml", "learning_rate: 1e-3\nbatch_size: 7\nnum_epochs: 3\nbf16: true\nseed: 5")
-    settings = settings_of(["--config", "run.yaml", "--batch_size", "9", "--no-bf16"])
-    assert settings == TrainSettings(task="forks", learning_rate=0.001, batch_size=9, num_epochs=3.0, seed=5)
-    assert type(settings.learning_rate) is type(settings.num_epochs) is float
-
-
-def test_flag_wins_over_the_settings_file_even_with_its_default():
-    write("run.yaml", "seed: 5")
-    assert settings_of(["--seed", "42", "--config", "run.yaml"]).seed == 42
-
-
-def test_empty_settings_file_changes_nothing():
-    assert settings_of(["--config", write("run.yaml", "# nothing yet\n")]) == settings_of([])
-
-
 # Thinking -----------------------------------------------------------------------------------------------------------
 
 
@@ -479,9 +428,9 @@ def test_think_with_a_bad_number_or_flag(think_refused, text_run, flags, names):
 
 
 @pytest.mark.parametrize("part", ["model.safetensors", "config.json", "tokenizer.json"])
-@pytest.mark.parametrize("spoil", [truncate, Path.unlink], ids=["truncated", "missing"])
-def test_think_with_a_half_written_model(think_refused, old_run, part, spoil):
-    spoil(old_run / part)
+@pytest.mark.parametrize("damage", [truncate, Path.unlink], ids=["truncated", "missing"])
+def test_think_with_a_half_written_model(think_refused, old_run, part, damage):
+    damage(old_run / part)
     think_refused(["--model", "old", "--prompt", "the king"], "--model old")
 
 

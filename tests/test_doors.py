@@ -1,4 +1,4 @@
-"""The commands as a person runs them, each in a process of its own: what they print, what they write, what can be read back."""
+"""The commands as a person runs them, each in a process of its own: what they print and write, and reading it back."""
 
 import hashlib
 import json
@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM
 from mot import cli
 from mot.model.tokenizer import encode
 
-# The guide's flags with their defaults; None where the default is derived or there is none.
+# The guide's flags with their defaults. None: the default is derived, or there is none.
 FLAGS = {
     "train_file": None,
     "eval_file": None,
@@ -60,12 +60,12 @@ SMALL = shlex.split(
 
 @pytest.fixture(scope="module")
 def call(root):
-    """Run python with these words in `cwd`, as from a shell; return what it printed."""
+    """Run python with these arguments in `cwd`, as from a shell, and return what it printed."""
 
-    def run(*words, cwd: Path) -> str:
+    def run(*args, cwd: Path) -> str:
         environment = os.environ | {"PYTHONPATH": str(root), "OMP_NUM_THREADS": "1", "COLUMNS": "100"}
         done = subprocess.run(
-            [sys.executable, *map(str, words)], cwd=cwd, env=environment, capture_output=True, text=True, timeout=300
+            [sys.executable, *map(str, args)], cwd=cwd, env=environment, capture_output=True, text=True, timeout=300
         )
         assert done.returncode == 0, done.stdout + done.stderr
         assert "Traceback" not in done.stderr
@@ -77,12 +77,12 @@ def call(root):
 @pytest.fixture(scope="module")
 def mot_command(call, root):
     """The console script `mot`, whether it is installed or not."""
-    return lambda *words, cwd: call("-c", "from mot.cli import main; main()", *words, cwd=cwd)
+    return lambda *args, cwd: call("-c", "from mot.cli import main; main()", *args, cwd=cwd)
 
 
 @pytest.fixture(scope="module")
 def trained(call, root, text_file, tmp_path_factory) -> tuple[Path, str]:
-    """A run's directory, written by `python train_mot.py` that stood in its parent, and what the command printed."""
+    """A run's directory, written by `python train_mot.py` started in its parent, and what the command printed."""
     here = tmp_path_factory.mktemp("door")
     out = call(root / "train_mot.py", "--train_file", text_file, *SMALL, "--output_dir", "run", cwd=here)
     return here / "run", out
@@ -116,7 +116,7 @@ def test_help_lists_every_flag_with_its_default(call, root, tmp_path):
     ],
 )
 def test_parsing_loads_no_torch(call, root, tmp_path, door, mistake):
-    """--help and mistakes answer at once."""
+    """So --help and mistakes answer at once."""
     code = f"""
 import contextlib, io, runpy, sys
 for argv in (["--help"], ["--hiden_size", "4"], {mistake.split()}):
@@ -165,7 +165,7 @@ def test_mot_commands_have_help(command, capsys):
 # Training -----------------------------------------------------------------------------------------------------------
 
 
-def test_dry_run_says_what_a_run_would_take_and_writes_nothing(trained, text_file, tmp_path, monkeypatch, capsys):
+def test_dry_run_prints_what_a_run_would_cost_and_writes_nothing(trained, text_file, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     cli.run(cli.train, ["--train_file", str(text_file), *SMALL, "--output_dir", "dry", "--dry_run"])
     lines = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
@@ -177,7 +177,7 @@ def test_dry_run_says_what_a_run_would_take_and_writes_nothing(trained, text_fil
     assert re.match(r"about \d+\.\d\d GiB", lines["memory"])
 
 
-def test_training_writes_a_checkpoint_anyone_can_load_and_its_story(trained):
+def test_training_writes_an_ordinary_checkpoint_and_the_record_of_the_run(trained):
     run, _ = trained
     for name in ("model.safetensors", "tokenizer.json", "generation_config.json", "metrics.jsonl", "run.json"):
         assert (run / name).stat().st_size > 0
@@ -191,11 +191,11 @@ def test_training_writes_a_checkpoint_anyone_can_load_and_its_story(trained):
     assert sorted(path.name for path in run.glob("checkpoint-*")) == ["checkpoint-2", "checkpoint-4", "checkpoint-6"]
 
 
-def test_the_end_of_training_says_what_came_out_and_what_to_try_next(trained):
+def test_the_end_of_training_prints_the_results_and_what_to_try_next(trained):
     run, out = trained
     last = [m for m in metrics(run) if "eval_base_nll" in m][-1]
-    for words, name in (("base NLL", "base_nll"), ("mixture NLL", "mixture_nll"), ("effective", "effective_thoughts")):
-        assert re.search(rf"{words}.*{last[f'eval_{name}']:.4f}", out), out
+    for label, name in (("base NLL", "base_nll"), ("mixture NLL", "mixture_nll"), ("effective", "effective_thoughts")):
+        assert re.search(rf"{label}.*{last[f'eval_{name}']:.4f}", out), out
     for written in ("run/", "run/metrics.jsonl", "run/report/index.html", "mot think --model run --prompt"):
         assert written in out
 
@@ -217,8 +217,8 @@ def test_the_command_to_try_next_can_be_copied_whole(text_file, tmp_path, monkey
 def test_progress_fits_a_terminal_of_80_columns(text_file, tmp_path, monkeypatch, capsys, name):
     monkeypatch.setenv("COLUMNS", "80")
     monkeypatch.setenv("FORCE_COLOR", "1")  # to rich this is a terminal
-    words = [*SMALL, "--run_name", name, "--output_dir", str(tmp_path / "run")]
-    cli.run(cli.train, ["--train_file", str(text_file), *words])
+    flags = [*SMALL, "--run_name", name, "--output_dir", str(tmp_path / "run")]
+    cli.run(cli.train, ["--train_file", str(text_file), *flags])
     screen = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", capsys.readouterr().err).replace("\r", "\n")
     for shown in (r"\b6/6\b", r"\blm \d\.\d\d", r"\d tokens/s", r"left -?\d?:?\d\d:\d\d"):
         assert re.search(shown, screen), screen[-1000:]
@@ -228,7 +228,7 @@ def metrics(run: Path) -> list[dict[str, float]]:
     return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
 
 
-def test_metrics_tell_the_losses_apart(trained):
+def test_metrics_hold_each_loss(trained):
     lines = metrics(trained[0])
     assert all(math.isfinite(value) for m in lines for value in m.values())
     training, evaluations = [m for m in lines if "lm_loss" in m], [m for m in lines if "eval_base_nll" in m]
@@ -266,16 +266,16 @@ def sha(path: Path) -> str:
 
 def test_a_resumed_run_is_the_run_that_never_stopped(call, root, trained, text_file, tmp_path):
     run, _ = trained
-    stopped = tmp_path / "run"  # as if the machine had gone down before checkpoint-4; metrics.jsonl was further on
+    stopped = tmp_path / "run"  # as if the machine had stopped before checkpoint-4, with metrics.jsonl already ahead
     stopped.mkdir()
     shutil.copytree(run / "checkpoint-2", stopped / "checkpoint-2")
     for name in ("run.json", "metrics.jsonl"):
         shutil.copy(run / name, stopped)
-    words = [*SMALL, "--output_dir", "run", "--resume_from", "run/checkpoint-2"]
-    call(root / "train_mot.py", "--train_file", text_file, *words, cwd=tmp_path)
+    flags = [*SMALL, "--output_dir", "run", "--resume_from", "run/checkpoint-2"]
+    call(root / "train_mot.py", "--train_file", text_file, *flags, cwd=tmp_path)
     assert sha(stopped / "model.safetensors") == sha(run / "model.safetensors")
     ours, theirs = ((folder / "metrics.jsonl").read_text().splitlines() for folder in (stopped, run))
-    assert ours[:2] == theirs[:2]  # not begun again: these lines have the first run's tokens per second
+    assert ours[:2] == theirs[:2]  # kept: these lines have the first run's tokens per second
     assert [untimed(line) for line in ours] == [untimed(line) for line in theirs]
 
 
@@ -293,13 +293,15 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 model, tokenizer = AutoModelForCausalLM.from_pretrained("run"), AutoTokenizer.from_pretrained("run")
-ids = torch.tensor([tokenizer("the king", add_special_tokens=False)["input_ids"] + [model.config.mot["thought_token_ids"][1]]])
+prompt = tokenizer("the king", add_special_tokens=False)["input_ids"]
+ids = torch.tensor([prompt + [model.config.mot["thought_token_ids"][1]]])
 with torch.no_grad():
     logits = model(ids).logits
 torch.manual_seed(0)
-said = model.generate(ids, max_new_tokens=200, do_sample=True, temperature=2.0, num_return_sequences=4)[:, ids.shape[1]:]
+sampled = {"do_sample": True, "temperature": 2.0, "num_return_sequences": 4}
+new = model.generate(ids, max_new_tokens=200, **sampled)[:, ids.shape[1]:]
 assert not [name for name in sys.modules if name.startswith("mot.")]
-torch.save({"class": type(model).__name__, "ids": ids, "logits": logits, "said": said}, "plain.pt")
+torch.save({"class": type(model).__name__, "ids": ids, "logits": logits, "new": new}, "plain.pt")
 """
 
 
@@ -313,9 +315,9 @@ def test_plain_transformers_loads_it_and_gives_the_same_logits(call, trained):
     assert plain["class"] == "LlamaForCausalLM"
     assert plain["ids"].tolist() == [[*encode(mixture.tokenizer, ["the king"], "text")[0], mixture.thoughts[1]]]
     with torch.no_grad():
-        # Two processes may split a sum over different numbers of threads: fp32 rounding, nothing more.
+        # Two processes may split a sum over different numbers of threads, which changes fp32 rounding only.
         torch.testing.assert_close(mixture.model(plain["ids"]).logits, plain["logits"], rtol=0, atol=1e-6)
-    assert not set(plain["said"].flatten().tolist()) & set(mixture.thoughts)  # a thought is never generated
+    assert not set(plain["new"].flatten().tolist()) & set(mixture.thoughts)  # a thought is never generated
 
 
 # Thinking -----------------------------------------------------------------------------------------------------------
@@ -323,8 +325,8 @@ def test_plain_transformers_loads_it_and_gives_the_same_logits(call, trained):
 
 def test_think_in_json_is_one_line_per_thought_and_the_same_for_the_same_seed(mot_command, trained, capsys):
     run, _ = trained
-    words = ["--prompt", "the king", "--num_thoughts", "3", "--max_new_tokens", "12", "--temperature", "1", "--json"]
-    elsewhere = mot_command("think", "--model", "run", *words, "--seed", "7", cwd=run.parent)
+    flags = ["--prompt", "the king", "--num_thoughts", "3", "--max_new_tokens", "12", "--temperature", "1", "--json"]
+    elsewhere = mot_command("think", "--model", "run", *flags, "--seed", "7", cwd=run.parent)
     thoughts = [json.loads(line) for line in elsewhere.splitlines()]
     assert len(thoughts) == len({t["index"] for t in thoughts}) == 3
     assert all(0 <= t["index"] < 4 and 0 < t["probability"] < 1 and t["mean_logprob"] < 0 for t in thoughts)
@@ -333,32 +335,32 @@ def test_think_in_json_is_one_line_per_thought_and_the_same_for_the_same_seed(mo
     assert all(isinstance(t["text"], str) and len(t["token_ids"]) <= 12 for t in thoughts)
 
     def texts(*more: str) -> dict[int, str]:
-        cli.main(["think", "--model", str(run), *words, *more])
+        cli.main(["think", "--model", str(run), *flags, *more])
         return {t["index"]: t["text"] for t in map(json.loads, capsys.readouterr().out.splitlines())}
 
     assert texts("--seed", "7") == {t["index"]: t["text"] for t in thoughts}
     assert texts("--seed", "8") != texts("--seed", "7")
     every = texts("--seed", "7", "--num_thoughts", "4")
-    assert every.items() >= texts("--seed", "7").items()  # what a thought says does not depend on who else speaks
+    assert every.items() >= texts("--seed", "7").items()  # the text of a thought does not depend on the others
 
 
 @pytest.mark.parametrize("k", [1, 4])
 def test_think_shows_thoughts_side_by_side(trained, capsys, monkeypatch, k):
     monkeypatch.setenv("COLUMNS", "200")
-    words = f"think --model {trained[0]} --num_thoughts {k} --max_new_tokens 12 --temperature 0".split()
-    cli.main([*words, "--prompt", "the king"])
+    args = f"think --model {trained[0]} --num_thoughts {k} --max_new_tokens 12 --temperature 0".split()
+    cli.main([*args, "--prompt", "the king"])
     out = capsys.readouterr().out
     headings = re.findall(r"thought (\d)  p (\d\.\d\d)", out)
     assert len(headings) == len({index for index, _ in headings}) == k
-    assert out.splitlines()[0].count("thought") == k  # in one row, where there is room for it
+    assert out.splitlines()[0].count("thought") == k  # in one row, because the terminal is wide enough
     assert out.count("nats/token") == k
 
 
-def test_every_thought_speaks_by_default_and_more_than_once_if_asked(trained, capsys):
-    words = ["think", "--model", str(trained[0]), "--prompt", "the king", "--max_new_tokens", "3", "--json"]
-    cli.main(words)
+def test_think_follows_every_thought_by_default_and_repeats_some_if_asked_for_more(trained, capsys):
+    args = ["think", "--model", str(trained[0]), "--prompt", "the king", "--max_new_tokens", "3", "--json"]
+    cli.main(args)
     assert len(capsys.readouterr().out.splitlines()) == 4
-    cli.main([*words, "--num_thoughts", "6", "--temperature", "1"])
+    cli.main([*args, "--num_thoughts", "6", "--temperature", "1"])
     indices = [json.loads(line)["index"] for line in capsys.readouterr().out.splitlines()]
     assert sorted(indices.count(k) for k in range(4)) == [1, 1, 2, 2]
 

@@ -1,4 +1,4 @@
-"""docs/training_guide.md from top to bottom, as a person goes through it: everything that needs no network and no GPU is run."""
+"""docs/training_guide.md from top to bottom, as a person follows it: runs all that needs no network and no GPU."""
 
 import contextlib
 import io
@@ -8,17 +8,17 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from documents import FENCE, PARSED
 from fake_gcloud import install, understand
-from test_docs import FENCE, PARSED
 
 from mot import cli
 from mot.runtime.flags import parse
 
 GUIDE = Path(__file__).parent.parent / "docs" / "training_guide.md"
-# What makes a command of the page take seconds: these flags stand last, so they win.
+# These flags make a command of the page take seconds. They stand last, so they win.
 TINY = shlex.split("--hidden_size 32 --num_layers 1 --seq_length 32 --max_steps 2 --eval_rows 4")
 TINY_EVALUATION = shlex.split("--num_prompts 6 --seeds 1 --baselines temperature --measures none --max_new_tokens 4")
-# Where each section of the user's guide is now.
+# The section of the user's guide, and the section of ours that replaces it.
 SECTIONS = {
     "Quick Start (Local)": "Quick start",
     "1. Download Sample Data": "1. Set up, get a text",
@@ -52,37 +52,37 @@ def test_the_page_works_from_top_to_bottom(tmp_path, monkeypatch, text_file):
     install(tmp_path / "fake", tmp_path / "here", monkeypatch)
     monkeypatch.setenv("WANDB_MODE", "offline")
     Path("data").mkdir()
-    for name in ("shakespeare", "wikitext103", "openwebtext"):  # fetched already: no network here
+    for name in ("shakespeare", "wikitext103", "openwebtext"):  # as if downloaded: no network here
         Path(f"data/{name}.txt").write_text("ROMEO: " + text_file.read_text().replace("the king", "ROMEO:"))
     ran = []
     for command in commands():
-        words = shlex.split(command.removeprefix("WANDB_MODE=offline "))
-        said = io.StringIO()
-        with contextlib.redirect_stdout(said):
-            match words:
+        args = shlex.split(command.removeprefix("WANDB_MODE=offline "))
+        printed = io.StringIO()
+        with contextlib.redirect_stdout(printed):
+            match args:
                 case ["python", "train_mot.py", *flags]:
                     cli.run(cli.train, [*flags, *TINY])
                     settings = parse(PARSED["train_mot.py"], flags, "train_mot.py", "")
                     assert settings.dry_run or Path(settings.output(), "model.safetensors").is_file(), command
                 case ["python", "evaluate_diversity.py", *flags]:
                     cli.run(cli.evaluate, [*flags, *TINY_EVALUATION])
-                    assert "verdict" in said.getvalue().lower()
+                    assert "verdict" in printed.getvalue().lower()
                 case ["mot", "think", *flags]:
                     cli.main(["think", *flags, "--max_new_tokens", "3"])
-                    assert said.getvalue().count("thought ") == 8
+                    assert printed.getvalue().count("thought ") == 8
                 case ["mot", "data" | "report" | "cost", *_]:
-                    cli.main(words[1:])
-                    assert said.getvalue()
+                    cli.main(args[1:])
+                    assert printed.getvalue()
                 case ["mot", "cloud", *_]:
-                    cli.main(words[1:])
-                    if "sdk" not in words:
-                        subprocess.run(["bash", "-e", "-c", said.getvalue()], check=True)
+                    cli.main(args[1:])
+                    if "sdk" not in args:
+                        subprocess.run(["bash", "-e", "-c", printed.getvalue()], check=True)
                 case ["gcloud", *flags]:
                     understand(flags)
                 case ["mkdir" | "echo", *_]:
                     subprocess.run(["bash", "-e", "-c", command], check=True)
                 case ["git" | "source" | "wandb", *_] | ["python", "train_lora_mot.py" | "serve_mot.py", *_]:
-                    continue  # tests/test_docs.py: these want a network, a shell, a login, a base model or a port
+                    continue  # law 9 parses these: they need a network, a shell, a login, a base model or a port
                 case _:
                     pytest.fail(f"no rule to run this command: {command}")
         ran.append(command)
@@ -103,7 +103,7 @@ def test_the_table_of_costs_is_what_mot_cost_prints():
 
 
 @pytest.mark.parametrize(
-    ("words", "gpu", "dollars"),
+    ("flags", "gpu", "dollars"),
     [
         ("--hidden_size 768 --num_layers 12 --tokens 1e8", "l4", "0.75"),
         ("--hidden_size 768 --num_layers 12 --tokens 1e9", "l4", "7.50"),
@@ -111,9 +111,9 @@ def test_the_table_of_costs_is_what_mot_cost_prints():
         ("--hidden_size 1024 --num_layers 24 --tokens 1e10 --batch_size 16 --spot", "h100", "125"),
     ],
 )
-def test_examples_of_costs_are_mot_costs(words, gpu, dollars):
+def test_examples_of_costs_are_those_of_mot_cost(flags, gpu, dollars):
     with contextlib.redirect_stdout(io.StringIO()) as out:
-        cli.main(["cost", *words.split(), "--gpu", gpu])
+        cli.main(["cost", *flags.split(), "--gpu", gpu])
     row = next(line for line in out.getvalue().splitlines() if line.startswith(gpu))
     assert float(row.split()[4].replace(",", "")) == pytest.approx(float(dollars), rel=0.02)
     assert f"${dollars}" in GUIDE.read_text()
@@ -128,8 +128,8 @@ def test_every_row_of_the_feature_table_has_a_command_that_is_understood():
     for row in rows:
         codes = re.findall(r"`([^`]+)`", row.split("|")[2])
         assert codes, row
-        for words in map(shlex.split, codes):
-            match words:
+        for args in map(shlex.split, codes):
+            match args:
                 case ["python", door, *flags] if door in PARSED:
                     parse(PARSED[door], flags, door, "")
                 case ["mot", "cloud", *flags] if len(flags) > 2:
@@ -148,7 +148,7 @@ def test_every_row_of_the_feature_table_has_a_command_that_is_understood():
     assert seen >= 23
 
 
-def test_no_section_of_the_first_guide_is_lost(root):
+def test_no_section_of_the_first_guide_is_missing(root):
     ours = re.findall(r"^#{2,4} (.+)$", GUIDE.read_text(), re.MULTILINE)
     assert set(SECTIONS.values()) <= set(ours)
     guide = root.parent / "shared" / "guide.md"
@@ -159,7 +159,7 @@ def test_no_section_of_the_first_guide_is_lost(root):
 
 
 def test_other_programs_commands_are_known(root):
-    """In `console` blocks stand commands of programs that are not ours; each was tried or read once, and new ones are noticed."""
+    """`console` blocks hold commands of other programs. Each was tried or read once; a new one fails this test."""
     pages = [GUIDE, GUIDE.parent / "cloud.md"]
     blocks = [body for page in pages for kind, body in FENCE.findall(page.read_text()) if kind == "console"]
     lines = [line.removeprefix("$ ") for body in blocks for line in body.splitlines() if line.startswith("$ ")]

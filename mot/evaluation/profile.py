@@ -43,8 +43,8 @@ def profile(plan: Plan, scores: Scores, selected: Setting | None) -> Profile | N
 def _persistence(mixture: MixtureOfThoughts, cases: list[Case]) -> list[float] | None:
     """Mean divergence of the thoughts at each position after the branch point, in nats.
 
-    A continuation is read under every thought: that of thought 0 for the first prompt, of thought 1 for the next, and so on.
-    The curve ends where fewer than half of the continuations are that long.
+    A continuation is read under every thought: that of thought 0 for the first prompt, of thought 1 for the next, and
+    so on. The curve ends where fewer than half of the continuations are that long.
     """
     curves = []
     for i, case in enumerate(cases):

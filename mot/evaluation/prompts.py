@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mot import tasks
-from mot.data.load import check_text
+from mot.data.sources import check_text
 
 CUT = 200  # characters of a prompt that is cut from a text
 
@@ -27,8 +27,8 @@ class EvaluationPrompt:
 def read_prompts(path: str, flag: str) -> list[EvaluationPrompt]:
     """The prompts of a file in its order, each once: lines of text, or rows of a .jsonl.
 
-    A row has a text `prompt`. It may have `references`, a list of texts, or one `completion`. Rows of one prompt are merged.
-    Raises ValueError that names flag, file and line.
+    A row has a text `prompt`. It may have `references`, a list of texts, or one `completion`. Rows of one prompt are
+    merged. Raises ValueError that names flag, file and line.
     """
     where = f"{flag} {path}"
     if not Path(path).is_file():
@@ -62,7 +62,7 @@ def _row(line: str, where: str) -> tuple[str, list[str]]:
 
 
 def cut_prompts(path: str, count: int) -> list[EvaluationPrompt]:
-    """`count` prompts of CUT characters, evenly spaced over a text, each from the start of a word. Raises ValueError."""
+    """`count` prompts of CUT characters, evenly spaced, each from the start of a word. Raises ValueError."""
     where = f"--text {path}"
     if not Path(path).is_file():
         raise ValueError(f"{where}: no such file; give a text that the model was not trained on")

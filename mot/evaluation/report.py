@@ -140,7 +140,7 @@ def _measures(result: dict) -> list[dict]:
 
 
 def _column(column: dict) -> dict:
-    """Texts, each with the label of the first text that gave the same answer, or is the same where there are no answers."""
+    """Texts, each with the label of the first text of the same answer, or of the same words without answers."""
     first, texts = {}, []
     for text in column["texts"]:
         key = text["text"].strip() if text["answer"] is None else ("answer", text["answer"])

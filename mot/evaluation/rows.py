@@ -52,7 +52,7 @@ def decisive(result: dict) -> list[tuple[str, str, str]]:
 
 @dataclass
 class Cell:
-    """An estimate as text: mean, ` [low, high]` and `low to high`. The last two are empty where the spread is unknown."""
+    """An estimate as text: mean, ` [low, high]` and `low to high`; the last two are empty without a known spread."""
 
     mean: str = ""
     brackets: str = ""

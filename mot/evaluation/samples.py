@@ -26,7 +26,7 @@ REPORT_EVERY = 30.0  # seconds, without a terminal
 
 
 class Texts:
-    """OUTPUT/texts.jsonl. Its first line identifies models, prompts and K; texts of anything else are never mixed in."""
+    """OUTPUT/texts.jsonl. Its first line identifies models, prompts and K, so that no other texts are mixed in."""
 
     def __init__(self, output_dir: str, about: dict, overwrite: bool):
         self.path, self.drawn = Path(output_dir) / TEXTS, {}
@@ -43,7 +43,8 @@ class Texts:
                 raise ValueError(f"--output_dir {output_dir}: cannot be written ({e.strerror}); give another") from None
 
     def _read(self, about: dict, output_dir: str) -> None:
-        # A killed process leaves an incomplete last line. It is cut off, so that the next line starts at a line's start.
+        # A killed process leaves an incomplete last line. It is cut off, so that the next line starts at a line's
+        # start.
         *lines, _ = self.path.read_bytes().split(b"\n")
         if not lines or json.loads(lines[0]) != {"about": about}:
             raise ValueError(
@@ -99,7 +100,8 @@ def _batches(plan: Plan, texts: Texts) -> Iterator[tuple]:
 
 @contextmanager
 def progress(total: int) -> Iterator[Callable[[str], None]]:
-    """Shows count and time left on stderr: a bar on a terminal, else a line at the start and every REPORT_EVERY seconds.
+    """Shows count and time left on stderr: a bar on a terminal, else a line at the start and every REPORT_EVERY
+    seconds.
 
     Yields a function to call with a description before each of the `total` steps.
     """

@@ -1,4 +1,5 @@
-"""The schema of diversity.json: `Evaluation` and its parts. The file is `asdict` of one, the document is made from here.
+"""The schema of diversity.json: `Evaluation` and its parts. The file is `asdict` of one, the document is made from
+here.
 
     python -m mot.evaluation.schema > docs/diversity_json.md
 
@@ -192,15 +193,17 @@ class Evaluation:
 _INTRODUCTION = """\
 # diversity.json
 
-`evaluate_diversity.py` writes this file. It holds every number that was measured, and what was asked. `report.html` beside it
-shows nothing else. The file is UTF-8 JSON without NaN. `null` means that there is no such thing, or that it cannot be known.
-A later version may add fields. A change of meaning changes `version`. Version 1 said `tuned` and `judged` for the validation
-and test split.
+`evaluate_diversity.py` writes this file. It holds every number that was measured, and what was asked. `report.html`
+beside it shows nothing else. The file is UTF-8 JSON without NaN. `null` means that there is no such thing, or that it
+cannot be known. A later version may add fields. A change of meaning changes `version`. Version 1 said `tuned` and
+`judged` for the validation and test split.
 
-An *estimate* is `{"mean": float, "low": float or null, "high": float or null}`: a mean and the 2.5 % and 97.5 % percentiles of
-its bootstrap. `low` and `high` are null where the spread is unknown, as it is for a single unit.
-A *setting* is a sampler with values for its parameters. Its texts come from the mixture (`mixture`), from the mixture without a
-thought in its context (`trunk`), from the model of `--plain` (`plain`), or from a model that has no thoughts (`model`).
+An *estimate* is `{"mean": float, "low": float or null, "high": float or null}`: a mean and the 2.5 % and 97.5 %
+percentiles of its bootstrap. `low` and `high` are null where the spread is unknown, as it is for a single unit.
+
+A *setting* is a sampler with values for its parameters. Its texts come from the mixture (`mixture`), from the mixture
+without a thought in its context (`trunk`), from the model of `--plain` (`plain`), or from a model that has no thoughts
+(`model`).
 
 This page is generated: `python -m mot.evaluation.schema > docs/diversity_json.md`.
 

@@ -11,14 +11,14 @@ from statistics import fmean
 import torch
 
 from mot import tasks
-from mot.data.load import collate_rows
+from mot.data.datasets import collate_rows
 from mot.evaluation import metrics
 from mot.evaluation.measures import MEASURES, Case
 from mot.evaluation.plan import Plan
 from mot.evaluation.samples import Texts
 from mot.evaluation.statistics import Point
 from mot.inference.sampler import Setting, prompt_ids
-from mot.model.build import base_logprobs
+from mot.model.score import base_logprobs
 from mot.model.tokenizer import encode
 
 

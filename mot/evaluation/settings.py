@@ -1,71 +1,80 @@
-"""What an evaluation is told. No torch here."""
+"""The settings of an evaluation. No torch here."""
 
 from dataclasses import dataclass
 
 from mot.runtime.flags import check_ranges, setting
-from mot.tasks import TASKS
+from mot.tasks import OWN_ROWS, TASKS
 
 
 @dataclass
 class EvaluateSettings:
-    """Everything `evaluate_diversity.py` can be told."""
+    """All settings of `evaluate_diversity.py`."""
 
     model: str | None = setting(
-        None, "the model to judge: a directory that train_mot.py wrote, or any causal language model", group="what"
+        None, "the model to evaluate: a directory that train_mot.py wrote, or any causal language model", group="what"
     )
     prompts: str | None = setting(
         None,
-        "a file: one prompt a line, or .jsonl rows with `prompt` and perhaps `references` or `completion`",
+        "a file of prompts: one per line, or .jsonl rows with `prompt` and optionally `references` or `completion`",
         group="what",
     )
-    text: str | None = setting(None, "held-out text instead: prompts are cut from it, evenly spaced", group="what")
+    text: str | None = setting(None, "a held-out text instead; prompts are cut from it at even distances", group="what")
     task: str | None = setting(
-        None, "a built-in task with known answers: its verifier and, but for e2e, its held-out prompts", group="what"
+        None,
+        f"a built-in task with known answers: {', '.join(TASKS)}. Its verifier checks the texts; "
+        f"{', '.join(OWN_ROWS)} also have held-out prompts",
+        group="what",
     )
     tune_prompts: str | None = setting(
-        None, "like --prompts, to tune the samplers on; default: every third of the prompts", group="what"
+        None, "prompts of the validation split, on which samplers are tuned; default: every third prompt", group="what"
     )
-    num_prompts: int = setting(256, "judge by at most so many", "prompts", "what", low=1)
+    num_prompts: int = setting(256, "the most prompts in the test split", "prompts", "what", low=1)
     plain: str | None = setting(
         None,
-        "a plain model for the baselines, e.g. of the same training FLOPs; default: the model's own trunk",
+        "a plain model for the baselines, e.g. trained with the same FLOPs; default: the model's own trunk",
         group="what",
     )
     judge: str | None = setting(
-        None, "another causal language model, whose NLL of the texts is their quality", group="what"
+        None, "another causal language model; its NLL of the texts measures their quality", group="what"
     )
 
     num_thoughts: int | None = setting(
-        None, "K texts per prompt; default: every thought once, 8 without thoughts", group="how", low=2, high=4096
+        None,
+        "K, texts per prompt; default: every thought once, or 8 for a model without thoughts",
+        group="how",
+        low=2,
+        high=4096,
     )
-    baselines: str = setting("all", "samplers to compare with, separated by commas; all, or none", group="how")
+    baselines: str = setting("all", "samplers to compare with, separated by commas; or all, or none", group="how")
     measures: str = setting(
-        "all", "further measures, separated by commas; all that the prompts allow, or none", group="how"
+        "all", "further measures, separated by commas; or all that the prompts allow, or none", group="how"
     )
     max_new_tokens: int | None = setting(
-        None, "longest text; default: of a task what its answers need, else 60", "tokens", "how", low=1
+        None, "longest text; default: what the task's answers need, else 60", "tokens", "how", low=1
     )
-    seeds: int = setting(5, "draw everything so often", "seeds", "how", low=1, high=1000)
-    batch_size: int = setting(512, "texts generated at a time", "texts", "how", low=1)
+    seeds: int = setting(5, "how often everything is sampled", "seeds", "how", low=1, high=1000)
+    batch_size: int = setting(512, "texts generated at the same time", "texts", "how", low=1)
 
-    output_dir: str | None = setting(None, "where everything is written; default outputs/diversity-NAME")
-    overwrite: bool = setting(False, "remove the evaluation that output_dir already holds")
+    output_dir: str | None = setting(None, "output directory; default outputs/diversity-NAME")
+    overwrite: bool = setting(False, "replace the evaluation that output_dir already holds")
 
     def validate(self) -> None:
-        """Raise ValueError with one line that names the flag, the value and the way out."""
+        """Raise ValueError with one line that names the flag, the value and the remedy."""
         check_ranges(self)
         if self.model is None:
             raise ValueError("--model: missing; e.g. --model outputs/run --task forks")
-        if self.task and self.task not in (*TASKS, "e2e"):
-            raise ValueError(f"--task {self.task}: unknown; there is {', '.join(TASKS)} and e2e")
+        if self.task and self.task not in TASKS:
+            raise ValueError(f"--task {self.task}: unknown; there is {', '.join(TASKS)}")
         sources = [f"--{name}" for name in ("prompts", "text") if getattr(self, name)]
         if len(sources) == 2:
             raise ValueError("--prompts and --text: give one of them")
-        if sources and self.task in TASKS:
+        if sources and self.task in OWN_ROWS:
             raise ValueError(f"{sources[0]}: --task {self.task} brings its own held-out prompts; leave one of them out")
-        if not sources and self.task not in TASKS:
+        if not sources and self.task not in OWN_ROWS:
             way_out = (
-                "e2e needs --prompts FILE.jsonl" if self.task else "give --prompts FILE, --text FILE or --task NAME"
+                f"{self.task} needs --prompts FILE.jsonl"
+                if self.task
+                else "give --prompts FILE, --text FILE or --task NAME"
             )
             raise ValueError(f"--prompts: missing; {way_out}")
         if self.tune_prompts and not self.prompts:

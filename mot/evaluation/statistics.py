@@ -41,7 +41,7 @@ class Point(NamedTuple):
 
 
 class Matched(NamedTuple):
-    """The best setting that qualifies, or else the nearest one (`qualified` is False), and mixture minus that setting."""
+    """The best setting that qualifies, or else the nearest (`qualified` is False), and mixture minus that setting."""
 
     sentence: str
     qualified: bool
@@ -53,10 +53,10 @@ class Matched(NamedTuple):
 def bootstrap(values: Sequence[float], seed: int, resamples: int = 10_000) -> Interval:
     """Mean of the values, with the 2.5 % and 97.5 % percentiles of the means of resamples with replacement.
 
-    The values must come from independent units: one per prompt (averaged over samples) or one per training run, never one
-    per text. A single unit has the interval -inf .. inf. With few units the interval is too narrow: for normal values,
-    5 units give 82 % instead of 95 %, and 20 give 93 %. Raises ValueError if there are no values or one is not finite.
-    Source: Efron and Tibshirani 1993, section 13.3.
+    The values must come from independent units: one per prompt (averaged over samples) or one per training run, never
+    one per text. A single unit has the interval -inf .. inf. With few units the interval is too narrow: for normal
+    values, 5 units give 82 % instead of 95 %, and 20 give 93 %. Raises ValueError if there are no values or one is not
+    finite. Source: Efron and Tibshirani 1993, section 13.3.
     """
     population = torch.as_tensor(values, dtype=torch.float64)
     n = len(population)
@@ -94,10 +94,10 @@ def matched(
 ) -> tuple[Matched, Matched]:
     """The mixture against a sampler at its best: (at the mixture's quality, at the mixture's diversity).
 
-    At quality: the most diverse of the settings whose quality is at most `tolerance` below the mixture's. At diversity: the
-    best of the settings at least as diverse as the mixture. Both carry mixture minus setting, paired by prompt. Settings of
-    *better* quality stay in the first choice, because a sampler that beats the mixture in both must be found. Where no
-    setting qualifies, the nearest takes its place.
+    At quality: the most diverse of the settings whose quality is at most `tolerance` below the mixture's. At diversity:
+    the best of the settings at least as diverse as the mixture. Both carry mixture minus setting, paired by prompt.
+    Settings of *better* quality stay in the first choice, because a sampler that beats the mixture in both must be
+    found. Where no setting qualifies, the nearest takes its place.
 
     `test`: the same points by name, on other prompts. Settings are then selected on the first prompts and compared on
     these. Without it one set of prompts does both, which can only favour the sampler.

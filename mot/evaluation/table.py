@@ -2,8 +2,8 @@
 
     console.print(table(result))
 
-It shows the selected setting of the mixture, every sampler at its best and at its most diverse, and the verdict. It is made
-for 100 columns and holds as many further measures as fit. At 80 columns long names are broken.
+It shows the selected setting of the mixture, every sampler at its best and at its most diverse, and the verdict. It is
+made for 100 columns and holds as many further measures as fit. At 80 columns long names are broken.
 """
 
 from dataclasses import dataclass

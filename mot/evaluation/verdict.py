@@ -4,8 +4,8 @@
     comparisons = compare_rivals(validation, test, plan, selected)
     verdict = decide(comparisons, test, plan, selected)         # yes only if chance does not explain the difference
 
-`validation` and `test` are points by name of setting, larger is better. Settings are selected on the first and compared on
-the second.
+`validation` and `test` are points by name of setting, larger is better. Settings are selected on the first and compared
+on the second.
 """
 
 import math
@@ -101,7 +101,7 @@ def decide(comparisons: list[Comparison], test: Points, plan: Plan, selected: Se
     if not comparisons:
         return Verdict("none", "There is no rival to compare with; give --baselines.")
     if _all_worthless(test, plan):
-        return Verdict("none", f"No text of any sampler is of use: {plan.quality} is 0 everywhere.")
+        return Verdict("none", f"No text of the mixture or of a rival is of use: {plan.quality} is 0 everywhere.")
     rival = next(c for c in comparisons if (c.sampler, c.matched_on) == (ANY, "quality"))
     sign = MEASURES[plan.diversity].sign
     bound = rival.diversity.low if sign > 0 else rival.diversity.high

@@ -1,6 +1,6 @@
-"""What other programs open: adapters merged into a whole model, and the command that makes a GGUF of one.
+"""Export for other programs: adapters merged into a whole model, and the command that makes a GGUF file of one.
 
-merge("outputs/adapter", "outputs/merged")    # plain transformers, vLLM, llama.cpp's converter: no peft, no mot
+merge("outputs/adapter", "outputs/merged")    # opens in plain transformers, vLLM, llama.cpp's converter
 gguf_command("outputs/merged", "f16")         # python convert_hf_to_gguf.py ...
 """
 
@@ -13,28 +13,26 @@ from mot.runtime.files import publish
 
 
 def merge(adapter: str, output_dir: str) -> None:
-    """Write the base of `adapter` with the adapters in its weights, the tokenizer, and `config.mot`, to a new directory.
+    """Write the base of `adapter` with the adapters added to its weights, the tokenizer and `config.mot`.
 
-    Raises ValueError for what is no adapter, and for a directory that holds something.
+    `output_dir` must be new or empty. Raises ValueError if it is not, if it cannot be written, and if `adapter` is no
+    adapter.
     """
-    where, there = f"--model {adapter}", Path(output_dir)
+    where, target = f"--model {adapter}", Path(output_dir)
     if not Path(adapter, ADAPTER).is_file():
-        what = (
-            "is a whole model already"
-            if Path(adapter, "config.json").is_file()
-            else "holds no adapter (no adapter_config.json)"
-        )
-        raise ValueError(f"{where}: {what}; --merge is for what train_lora_mot.py wrote")
-    if there.exists() and not (there.is_dir() and not any(there.iterdir())):
+        whole = Path(adapter, "config.json").is_file()
+        found = "is a whole model already" if whole else f"holds no adapter (no {ADAPTER})"
+        raise ValueError(f"{where}: {found}; --merge is for what train_lora_mot.py wrote")
+    if target.exists() and not (target.is_dir() and not any(target.iterdir())):
         raise ValueError(f"--output_dir {output_dir}: is there already; give a new directory")
     model, tokenizer = open_adapter(adapter, quantised=False)
     merged = model.merge_and_unload()
-    partial = there / ".partial"
+    partial = target / ".partial"
     try:
         partial.mkdir(parents=True)
         merged.save_pretrained(partial)
         tokenizer.save_pretrained(partial)
-        publish(partial, there)
+        publish(partial, target)
     except OSError as e:
         raise ValueError(
             f"--output_dir {output_dir}: cannot be written ({e.strerror}); give another directory"
@@ -42,12 +40,14 @@ def merge(adapter: str, output_dir: str) -> None:
 
 
 def gguf_command(model: str, outtype: str, output_dir: str | None = None) -> str:
-    """The command of llama.cpp's converter for a whole model. Raises ValueError for what it would refuse."""
+    """The shell command of llama.cpp's converter for a whole model; `outtype` is one of the converter's types.
+
+    Raises ValueError for a model that the converter would reject.
+    """
     where = f"--model {model}"
     if Path(model, ADAPTER).is_file():
-        raise ValueError(
-            f"{where}: is an adapter; first mot export --model {shlex.quote(model)} --merge --output_dir MERGED, then --model MERGED --gguf"
-        )
+        merge_first = f"mot export --model {shlex.quote(model)} --merge --output_dir MERGED"
+        raise ValueError(f"{where}: is an adapter; first {merge_first}, then --model MERGED --gguf")
     if not Path(model, "config.json").is_file() or not Path(model, "tokenizer.json").is_file():
         raise ValueError(f"{where}: holds no whole model; give the --output_dir of a finished run, or of --merge")
     if json.loads(Path(model, "tokenizer.json").read_text())["model"]["type"] == "WordLevel":

@@ -3,7 +3,7 @@
 import re
 from dataclasses import replace
 
-from mot.data.load import encode_prompts
+from mot.data.encode import encode_prompts
 from mot.inference.sampler import SampleRequest, decode, sampling, text_generators
 
 REQUEST = (

@@ -12,7 +12,8 @@ from typing import Literal
 import torch
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
-from mot.data.load import collate_rows, encode_prompts
+from mot.data.datasets import collate_rows
+from mot.data.encode import encode_prompts
 from mot.inference.sampling import GumbelSampler, generator_of, warpers
 from mot.inference.settings import SamplingParams
 from mot.inference.think import MixtureOfThoughts

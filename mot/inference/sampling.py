@@ -18,22 +18,23 @@ from transformers import (
     TopPLogitsWarper,
 )
 
-from mot.data.load import Prompt
+from mot.data.encode import Prompt
 from mot.inference.settings import SamplingParams
 
 
 def generator_of(seed: int, prompt: Prompt, use: str) -> torch.Generator:
+    """A generator that depends on nothing but seed, prompt and what it is used for."""
     digest = hashlib.sha256(f"{seed}\0{use}\0{prompt}".encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
 
 
 def generators_of(seed: int, prompt: Prompt, chosen: list[int]) -> list[torch.Generator]:
-    """One for each text of a prompt: it depends on the thought that the text follows and on which of its copies it is."""
+    """A generator for each text of a prompt, which depends on its thought and on the number of its copy."""
     return [generator_of(seed, prompt, f"thought {k} copy {chosen[:i].count(k)}") for i, k in enumerate(chosen)]
 
 
 def warpers(params: SamplingParams) -> list[LogitsProcessor]:
-    """transformers' own, in its order, of those that are on; `temperature` > 0."""
+    """transformers' warpers for the settings that are on, in its order. `temperature` must be above 0."""
     return [
         TemperatureLogitsWarper(float(params.temperature)),
         *([TopKLogitsWarper(params.top_k)] if params.top_k > 0 else []),
@@ -49,7 +50,7 @@ class GumbelSampler(LogitsProcessor):
         self.generators = generators
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        # What exponential_ draws, bit for bit, at a third of its time: it takes the logarithms one by one.
+        # The same numbers as exponential_, bit for bit, in a third of its time: it computes logarithms one by one.
         uniform = torch.empty(scores.shape, dtype=torch.float64)
         for row, generator in zip(uniform, self.generators, strict=True):
             row.uniform_(generator=generator)

@@ -7,10 +7,10 @@ the texts behind it; its continuations draw theirs under the condition that thei
 import torch
 from torch import Tensor
 
-from mot.data.load import collate_rows
+from mot.data.datasets import collate_rows
 from mot.inference.sampler import SampleRequest, prompt_ids
 from mot.inference.sampling import generator_of
-from mot.model.build import prefill
+from mot.model.score import prefill
 
 
 def draw_stochastic_beams(request: SampleRequest) -> list[list[str]]:

@@ -6,9 +6,9 @@
     mot.route("ROMEO:")             # tensor [N]: p(k | prompt)
     mot.nll("ROMEO:", " But soft")  # base, mixture, oracle NLL in nats per token
 
-Ours are the thoughts, the prompt that is computed and kept once (mot/model/shared_prompt.py), and randomness that belongs to a thought: each draws
-from its own generator, so what a thought says does not depend on what else runs beside it. The loop is ours, too: it is no longer
-than what `generate` must be told to do the same, and saves its 0.3 ms a token.
+The prompt is computed once and its cache is stored once (mot/model/shared_prompt.py). Each thought draws from its own
+generator, so its text does not depend on what else runs beside it. The decoding loop is our own: it is no longer than
+configuring `generate`, and saves 0.3 ms per token.
 """
 
 from dataclasses import dataclass
@@ -22,21 +22,25 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from mot.data.load import Prompt, collate_rows, encode_prompts
+from mot.data.datasets import collate_rows
+from mot.data.encode import Prompt, encode_prompts
 from mot.inference.sampling import GumbelSampler, generator_of, generators_of, warpers
 from mot.inference.settings import SamplingParams
-from mot.model.build import describe_model, load_model, prefill, read_thought, score
-from mot.model.shared_prompt import keep_once, prompt_cache
+from mot.model.config import MixtureConfig
+from mot.model.load import describe_model, load_model
+from mot.model.score import prefill, read_thought, score
+from mot.model.shared_prompt import prompt_cache, share_prompt
 from mot.model.tokenizer import encode
-from mot.thoughts import choose_thoughts, repeats, word_index
+from mot.thoughts import choose_thoughts, repeats, sequence_index
 
 
 @dataclass(frozen=True)
 class Thought:
-    """One continuation: its thought's index and router probability, its mean log-probability (nats per token), its text.
+    """One continuation: its thought's index and router probability, its mean log-probability (nats per token), its
+    text.
 
-    Where a thought is a word of L thought tokens (`--thought_length`): the number that they write in base N, the first the
-    highest digit, 0 .. N ** L - 1; and the probability of the whole word.
+    If a thought is a sequence of L thought tokens (`--thought_length`), `index` is the number that they write in base
+    N, 0 .. N ** L - 1, the first token the highest digit, and `probability` is that of the whole sequence.
     """
 
     index: int
@@ -63,16 +67,22 @@ class MixtureOfThoughts:
 
     @classmethod
     def from_pretrained(cls, path: str) -> "MixtureOfThoughts":
-        """Load from a directory, for thinking: `model` cannot be trained or saved. Raises ValueError where there is no model."""
+        """Load from a directory, for thinking only: `model` cannot be trained or saved.
+
+        Raises ValueError if there is no model.
+        """
         return cls._of(*load_model(path))
 
     @classmethod
     def _of(cls, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, thoughts: list[int]):
-        return cls(model, tokenizer, thoughts, getattr(model.config, "mot", {}).get("thought_length", 1))
+        return cls(model, tokenizer, thoughts, MixtureConfig.of(model).thought_length)
 
     @classmethod
     def without_weights(cls, path: str) -> "MixtureOfThoughts":
-        """The same for who lets another program compute: tokenizer, thoughts and configuration. Raises ValueError likewise."""
+        """Tokenizer, thoughts and configuration only, for an engine that computes elsewhere.
+
+        Raises ValueError if there is no model.
+        """
         return cls._of(*describe_model(path))
 
     @property
@@ -82,12 +92,12 @@ class MixtureOfThoughts:
 
     @property
     def different_thoughts(self) -> int:
-        """W = N ** L, the number of words they can write: N where a thought is one token."""
+        """W = N ** L, the number of different thought sequences: N if a thought is one token."""
         return self.num_thoughts**self.thought_length
 
     @property
     def ends(self) -> list[int]:
-        """Tokens that end a text: the tokenizer's end-of-text token and what else the model stops at, as at a turn's end."""
+        """Ids of the tokens that end a text: end of text, and the others that the model stops at (end of a turn)."""
         also = self.model.generation_config.eos_token_id
         also = [] if also is None else also if isinstance(also, list) else [also]
         return list(dict.fromkeys([self.tokenizer.eos_token_id, *also]))
@@ -97,9 +107,9 @@ class MixtureOfThoughts:
         N = self.num_thoughts
         return [self.thoughts[index // N**place % N] for place in reversed(range(self.thought_length))]
 
-    def index_of(self, word: list[int]) -> int:
+    def index_of(self, sequence: list[int]) -> int:
         """The index of a thought by its digits [L], each 0 .. N - 1."""
-        return word_index(word, self.num_thoughts)
+        return sequence_index(sequence, self.num_thoughts)
 
     def think(
         self,
@@ -115,30 +125,30 @@ class MixtureOfThoughts:
     ) -> list[Thought]:
         """K = `num_thoughts` continuations (default: N), the most probable thought first.
 
-        `prompt` is a text; or, of a model with a chat template, a conversation `[{"role": "user", "content": "..."}]`; or
-        token ids, read as they are.
+        `prompt` is a text, or a list of token ids that are read as they are. A model with a chat template also takes a
+        conversation `[{"role": "user", "content": "..."}]`.
 
-        There are W = N different thoughts, or N ** L where a thought is a word of L tokens.
-        K < W: K different thoughts, picked with `creativity` (0 the most probable, 1 by the router, large any). Of words,
-        creativity 0 is a beam search of width K, which may miss some of the most probable.
+        There are W = N different thoughts, or N ** L if a thought is a sequence of L tokens.
+        K < W: K different thoughts, picked with `creativity` (0 the most probable, 1 by the router, large uniform). For
+        sequences, creativity 0 is a beam search of width K, which may miss some of the most probable.
         K > W: every thought ceil(K/W) or floor(K/W) times, which needs temperature > 0.
-        `temperature` >= 0 (0 is greedy), `top_p`, `top_k`, `min_p` act inside each thought, as in transformers; 0 turns
-        top_k and min_p off. Raises ValueError for numbers outside these ranges.
+        `temperature` >= 0 (0 is greedy), `top_p`, `top_k` and `min_p` act inside each thought, as in transformers. 0
+        turns top_k and min_p off. Raises ValueError for numbers outside these ranges.
         """
         params = SamplingParams(num_thoughts, max_new_tokens, temperature, top_p, top_k, min_p, creativity, seed)
         return self.think_batch([prompt], params)[0]
 
     @torch.no_grad()
     def think_batch(self, prompts: list[Prompt], params: SamplingParams) -> list[list[Thought]]:
-        """`think` for several prompts in one batch: the same thoughts, texts and probabilities as one by one."""
+        """`think` for several prompts in one batch. Thoughts, texts and probabilities equal those of one call each."""
         params.check(self.different_thoughts)
         K = params.num_thoughts or self.num_thoughts
         batch, logits_BV, cache = self._prefill(prompts)
         if K > 1:
-            keep_once(cache)
+            share_prompt(cache)
         router_BN = logits_BV[:, self.thoughts] if self.thoughts else torch.zeros(len(prompts), 1)
-        words_BKL, probability_BK = self.choose(batch, router_BN, cache, prompts, K, params.creativity, params.seed)
-        chosen_BK = [[self.index_of(word) for word in words] for words in words_BKL.tolist()]
+        sequences_BKL, probability_BK = self.choose(batch, router_BN, cache, prompts, K, params.creativity, params.seed)
+        chosen_BK = [[self.index_of(sequence) for sequence in of_prompt] for of_prompt in sequences_BKL.tolist()]
         generators = [
             g
             for prompt, chosen in zip(prompts, chosen_BK, strict=True)
@@ -149,9 +159,9 @@ class MixtureOfThoughts:
         mask = batch["prompt_mask"].repeat_interleave(K, 0)
         next_R1 = logits_RV = None
         if self.thoughts:
-            begun = self._tokens(words_BKL)
-            mask, next_R1 = torch.cat([mask, torch.ones_like(begun)], 1), begun[:, -1:]
-        else:  # the prompt has told already what comes first
+            tokens_RL = self._tokens(sequences_BKL)
+            mask, next_R1 = torch.cat([mask, torch.ones_like(tokens_RL)], 1), tokens_RL[:, -1:]
+        else:  # no token is left to read: the prompt's own logits give the first token
             logits_RV = logits_BV.repeat_interleave(K, 0)
         new, logp = self._decode(cache, mask, next_R1, logits_RV, drawing, params.max_new_tokens)
         rows = [
@@ -169,10 +179,11 @@ class MixtureOfThoughts:
         drawing: list[LogitsProcessor],
         most: int,
     ) -> tuple[list[list[int]], list[list[float]]]:
-        """Up to `most` tokens of each of R rows and their log-probabilities, both [R, T], those behind a row's end among them.
+        """Up to `most` tokens of each of R rows and their log-probabilities (nats), both [R, T].
 
-        `cache` holds what is before `next_R1`, the tokens to be read first; `mask` [R, P + L] tells the pads of both. Where there
-        are none to be read, `logits_RV` are those of the first token.
+        `next_R1` are the tokens to read first, and `cache` holds everything before them. `mask` [R, P + L] is 0 on the
+        pads of both. If `next_R1` is None, `logits_RV` are the logits of the first token. The tokens after the end of a
+        row are not cut off.
         """
         padded = not mask.all()
         position_R1 = mask.sum(1, keepdim=True) - 1
@@ -206,35 +217,37 @@ class MixtureOfThoughts:
         creativity: float,
         seed: int,
     ) -> tuple[Tensor, Tensor]:
-        """(words [B, K, L], p(word | x) [B, K]) to follow, the most probable first. `cache` becomes theirs, last tokens missing.
+        """(sequences [B, K, L], p(sequence | x) [B, K]) to follow, the most probable first.
 
-        Level by level of the tree of words: of at most K beginnings per prompt to the next token of each.
+        The tree of sequences is searched level by level: at most K partial sequences per prompt are extended by a
+        token. `cache` is changed to the K chosen rows per prompt and holds all their tokens except the last.
         """
         B, N = router_BN.shape
         generators = [generator_of(seed, prompt, "router") for prompt in prompts]
-        words_BRL, p_BR, row_BR = torch.zeros(B, 1, 0, dtype=torch.long), torch.ones(B, 1), torch.zeros(B, 1).long()
-        logits_BRN, chosen, cached = router_BN[:, None].cpu(), [None] * B, 1
+        sequences_BRL, p_BR, row_BR = torch.zeros(B, 1, 0, dtype=torch.long), torch.ones(B, 1), torch.zeros(B, 1).long()
+        logits_BRN, states, cached = router_BN[:, None].cpu(), [None] * B, 1
         for level in range(self.thought_length):
             if level:
                 _follow(cache, row_BR, cached)
                 cached = row_BR.shape[1]
                 mask = batch["prompt_mask"].repeat_interleave(cached, 0)
-                logits = read_thought(self.model, cache, mask, self._tokens(words_BRL), self.thoughts)
+                logits = read_thought(self.model, cache, mask, self._tokens(sequences_BRL), self.thoughts)
                 logits_BRN = logits.view(B, cached, N).cpu()
             k = min(K, N ** (level + 1))
-            chosen = [choose_thoughts(logits_BRN[b], k, creativity, generators[b], chosen[b]) for b in range(B)]
-            row_BR, thought_BR = torch.stack([c.row_k for c in chosen]), torch.stack([c.thought_k for c in chosen])
+            states = [choose_thoughts(logits_BRN[b], k, creativity, generators[b], states[b]) for b in range(B)]
+            row_BR, thought_BR = torch.stack([s.row_k for s in states]), torch.stack([s.thought_k for s in states])
             p_BR = (p_BR[..., None] * logits_BRN.softmax(-1)).flatten(1).gather(1, row_BR * N + thought_BR)
-            words_BRL = torch.cat([words_BRL[torch.arange(B)[:, None], row_BR], thought_BR[..., None]], 2)
+            sequences_BRL = torch.cat([sequences_BRL[torch.arange(B)[:, None], row_BR], thought_BR[..., None]], 2)
         order_BK = repeats(p_BR, K)
         _follow(cache, row_BR.gather(1, order_BK), cached)
-        return words_BRL[torch.arange(B)[:, None], order_BK], p_BR.gather(1, order_BK)
+        return sequences_BRL[torch.arange(B)[:, None], order_BK], p_BR.gather(1, order_BK)
 
-    def _tokens(self, words_BKL: Tensor) -> Tensor:
-        """Thought token ids [B * K, L] of words, where the model is."""
-        return torch.tensor(self.thoughts)[words_BKL].flatten(0, 1).to(self.model.device)
+    def _tokens(self, sequences_BKL: Tensor) -> Tensor:
+        """Thought token ids [B * K, L] of sequences, on the model's device."""
+        return torch.tensor(self.thoughts)[sequences_BKL].flatten(0, 1).to(self.model.device)
 
     def _thought(self, k: int, probability: float, token_ids: list[int], logp: list[float]) -> Thought:
+        """The row up to its first end token, which counts in the mean log-probability and is not part of the text."""
         length = next((i for i, token in enumerate(token_ids, 1) if token in self.ends), len(token_ids))
         said = token_ids[: length - (token_ids[length - 1] in self.ends)]
         text = self.tokenizer.decode(said, skip_special_tokens=True)
@@ -242,16 +255,18 @@ class MixtureOfThoughts:
 
     @torch.no_grad()
     def route(self, prompt: Prompt) -> Tensor:
-        """p(k | prompt) [N], sums to 1: the next-token softmax at the last prompt position, restricted to thought tokens.
+        """p(k | prompt) [N], sums to 1: the next-token softmax at the last prompt position, restricted to thought
+        tokens.
 
-        Of words, k is the first token.
+        For thought sequences, k is the first token.
         """
         return self._prefill([prompt])[1][0, self.thoughts].softmax(-1) if self.thoughts else torch.ones(1)
 
     def nll(self, prompt: Prompt, completion: str) -> dict[str, float]:
-        """{"base", "mixture", "oracle"}: nats per token of `completion`. Oracle is the best thought chosen afterwards.
+        """{"base", "mixture", "oracle"}: nats per token of `completion`. Oracle is the best thought, chosen afterwards.
 
-        Of words, mixture and oracle are estimates from N of them: see mot.model.build.score.
+        For thought sequences, mixture and oracle are estimates from N of them: see `score` in mot/model.
+        Raises ValueError for an empty completion.
         """
         (ids,) = encode(self.tokenizer, [completion], "completion")
         if not ids:
@@ -278,6 +293,6 @@ class MixtureOfThoughts:
 
 
 def _follow(cache, row_BK: Tensor, R: int) -> None:
-    """From a cache of R rows per prompt to one of K: a row may go on in several ways, or in none."""
+    """Select K rows of R per prompt, in place: a row may be selected several times, or not at all."""
     index_BK = row_BK + R * torch.arange(len(row_BK))[:, None]
     cache.batch_select_indices(index_BK.flatten().to(cache.layers[0].keys.device))

@@ -8,8 +8,8 @@ import io
 from collections.abc import Callable
 from pathlib import Path
 
-# Background, ink, and six of Okabe and Ito's colours, which people with any colour vision can tell apart. Drawing code calls
-# them "C0" .. "C5", ink "C6" and background "C7". On the dark background they are lighter, for contrast.
+# Background, ink, and six of Okabe and Ito's colours, which people with any colour vision can tell apart. Drawing code
+# calls them "C0" .. "C5", ink "C6" and background "C7". On the dark background they are lighter, for contrast.
 THEMES = {
     "light": ("#ffffff", "#24292f", ("#0072B2", "#D55E00", "#009E73", "#56B4E9", "#CC79A7", "#E69F00")),
     "dark": ("#161b22", "#d7dee6", ("#56B4E9", "#E69F00", "#2FC79A", "#4C86F0", "#E79BC5", "#F0E442")),
@@ -19,7 +19,8 @@ THEMES = {
 def write_figures(folder: Path, figures: dict[str, tuple[Callable, str]], data) -> list[dict[str, str]]:
     """Write FOLDER/NAME.png of every {name: (draw, caption)}; returns name, caption and both images as data: URLs.
 
-    draw(figure, data) draws nothing where it has no data. Then there is no figure, and one of an earlier report is removed.
+    draw(figure, data) draws nothing where it has no data. Then there is no figure, and one of an earlier report is
+    removed.
     """
     drawn = []
     for name, (draw, caption) in figures.items():
@@ -35,8 +36,8 @@ def write_figures(folder: Path, figures: dict[str, tuple[Callable, str]], data) 
 def _png(draw: Callable, data, theme: str) -> bytes:
     """The figure as PNG; empty if there was nothing to draw."""
     import matplotlib
-    from cycler import cycler
     from matplotlib.figure import Figure
+    from matplotlib.rcsetup import cycler
 
     paper, ink, colors = THEMES[theme]
     style = dict.fromkeys(("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), ink)

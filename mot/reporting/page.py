@@ -2,8 +2,8 @@
 
     html = page("run.html.j2", title="a run", figures=write_figures(folder, FIGURES, metrics))
 
-A page requests nothing from a server and runs no script. It can be mailed, and it is safe to open whatever texts are in it.
-Values are escaped.
+A page requests nothing from a server and runs no script. It can be mailed, and it is safe to open whatever texts are in
+it. Values are escaped.
 """
 
 

@@ -1,6 +1,6 @@
-"""Files that are whole or not there: atomic writes, syncs, and a finished model moved into place. No torch here.
+"""Files that are complete or absent: atomic writes, syncs, and the publication of a finished model. No torch here.
 
-with atomic_write(path) as part: part.write_bytes(...)     path has the old content or the new one, never half of it
+with atomic_write(path) as part: part.write_bytes(...)     path has the old content or the new one, never a part
 publish(partial, directory)                                a model's files, its configuration last
 """
 
@@ -12,12 +12,12 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
-CONFIGURATIONS = ("config.json", "adapter_config.json")  # of a model, of an adapter: written last
-WRITE_ERRORS = (OSError, RuntimeError, SafetensorError)  # of Python, torch and safetensors: each has its own
+CONFIGURATIONS = ("config.json", "adapter_config.json")  # of a model and of an adapter; written last
+WRITE_ERRORS = (OSError, RuntimeError, SafetensorError)  # raised by Python, torch and safetensors
 
 
 def cache_dir() -> Path:
-    """Where downloads and tokenised data are kept: $MOT_CACHE, else ~/.cache/mixture-of-thoughts. It may not exist yet."""
+    """Directory of downloads and tokenised data: $MOT_CACHE, or ~/.cache/mixture-of-thoughts. It may not exist yet."""
     return Path(os.environ.get("MOT_CACHE") or "~/.cache/mixture-of-thoughts").expanduser()
 
 
@@ -28,7 +28,7 @@ def temp_sibling(path: Path) -> Path:
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
-    """A temporary name beside `path`. It becomes `path` when the block ends well, and is removed when it raises."""
+    """Yields a temporary name beside `path`. It is renamed to `path` at the end, or removed if the block raises."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = temp_sibling(path)
     try:
@@ -41,13 +41,13 @@ def atomic_write(path: Path) -> Iterator[Path]:
 
 
 def atomic_write_text(path: Path, text: str) -> None:
-    """Write a file so that after any interruption, power loss included, the old text or the new one is there."""
+    """Write a file. After any interruption, even a power loss, it has the old text or the new one."""
     with atomic_write(path) as part:
         part.write_text(text)
 
 
 def sync(path: Path) -> None:
-    """Wait until what is written of a file, or the names in a directory, would survive a power loss."""
+    """Wait until the content of a file, or the names in a directory, would survive a power loss."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -56,7 +56,7 @@ def sync(path: Path) -> None:
 
 
 def publish(partial: Path, directory: Path) -> None:
-    """Move a finished model's files from `partial` into `directory`, its configuration last: without it no model opens."""
+    """Move a finished model's files from `partial` to `directory`, configuration last: no model opens without it."""
     files = sorted(partial.iterdir(), key=lambda p: p.name in CONFIGURATIONS)
     for path in files:
         sync(path)

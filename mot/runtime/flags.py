@@ -1,7 +1,14 @@
-"""Words and numbers: every setting with its default, unit and help, and how a command line becomes one. No torch here.
+"""Settings with default, unit, range and help, and how a command line becomes them. No torch here.
 
-A settings class is a dataclass whose fields are made by `setting`; `parse` turns it into an argparse parser (no
-abbreviations), lets a YAML file (`--config`) fill what the flags leave out, and checks the result with `validate`.
+    @dataclass
+    class Settings:
+        steps: int = setting(100, "updates", "steps", low=1)
+        def validate(self): check_ranges(self)
+
+    parse(Settings, ["--steps", "5"], "mot x", "what it does")     Settings(steps=5)
+
+`parse` builds an argparse parser from the dataclass, without abbreviations. A YAML file (`--config`) gives the values
+that the flags leave out. `validate` checks the result.
 """
 
 import argparse
@@ -10,15 +17,16 @@ import dataclasses
 import difflib
 import math
 import sys
+from collections.abc import Mapping
 from typing import NoReturn, TypeVar
 
 Settings = TypeVar("Settings")
 
 
 def setting(default, help, unit="", group="run", low=None, high=None, above=None, endless=False, positional=False):
-    """A dataclass field with what a person needs to know: help, unit, the range `[low, high]` or `> above`, may it be inf.
+    """A dataclass field with help text, unit, and range `[low, high]` or `> above`.
 
-    `positional`: on the command line it is a word without a flag.
+    group: heading in the help. endless: inf is allowed. positional: on the command line it has no flag.
     """
     about = {"help": help, "unit": unit, "group": group, "low": low, "high": high, "above": above, "endless": endless}
     about["positional"] = positional
@@ -26,28 +34,37 @@ def setting(default, help, unit="", group="run", low=None, high=None, above=None
 
 
 def check_ranges(settings) -> None:
+    """Raise ValueError with one line for the first value that is out of its range; None is always allowed."""
     for f in dataclasses.fields(settings):
         value, m = getattr(settings, f.name), f.metadata
         if value is None:
             continue
-        bounds = (
-            [f">= {m['low']}"] * (m["low"] is not None)
-            + [f"> {m['above']}"] * (m["above"] is not None)
-            + [f"<= {m['high']}"] * (m["high"] is not None)
-            + ["finite"] * (value == math.inf)
-        )
+        # NaN fails every comparison, so it is rejected if there is any bound.
         inside = (
             (m["low"] is None or value >= m["low"])
             and (m["above"] is None or value > m["above"])
             and (m["high"] is None or value <= m["high"])
             and (value != math.inf or m["endless"])
-        )  # NaN fails every comparison, so it is refused wherever a bound stands
+        )
         if not inside:
-            raise ValueError(f"--{f.name} {value}: must be {' and '.join(bounds)}")
+            raise ValueError(f"--{f.name} {value}: must be {_range(m, finite=value == math.inf)}")
+
+
+def _range(m: Mapping, finite: bool) -> str:
+    bounds = []
+    if m["low"] is not None:
+        bounds.append(f">= {m['low']}")
+    if m["above"] is not None:
+        bounds.append(f"> {m['above']}")
+    if m["high"] is not None:
+        bounds.append(f"<= {m['high']}")
+    if finite:
+        bounds.append("finite")
+    return " and ".join(bounds)
 
 
 class _Parser(argparse.ArgumentParser):
-    """argparse, but a mistake is one line that names the way out, and exit code 2."""
+    """argparse, but a mistake is one line that names the remedy, and exit code 2."""
 
     def error(self, message: str) -> NoReturn:
         flags = [flag for action in self._actions for flag in action.option_strings]
@@ -60,24 +77,27 @@ class _Parser(argparse.ArgumentParser):
         fail(f"{message}; {self.prog} --help lists every flag")
 
 
+def one_line(error: BaseException | str, longest: int = 160) -> str:
+    """Return the text of an error in one line, cut to `longest` characters."""
+    return " ".join(str(error).split())[:longest]
+
+
 def fail(message: str) -> NoReturn:
-    """Print one line for a user's mistake and leave with code 2."""
-    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    """Print one line for a user's mistake and exit with code 2."""
+    print(f"error: {one_line(message, len(message))}", file=sys.stderr)
     raise SystemExit(2)
 
 
 def parse(cls: type[Settings], argv: list[str] | None, prog: str, description: str) -> Settings:
-    """Settings from flags, then `--config FILE.yaml`, then defaults: flags win over the file. Raises ValueError."""
+    """Settings from flags, then from `--config FILE.yaml`, then from defaults. Raises ValueError."""
     parser = _Parser(prog=prog, description=description, allow_abbrev=False, argument_default=argparse.SUPPRESS)
     groups = {}
     fields = {f.name: f for f in dataclasses.fields(cls)}
     for f in fields.values():
         group = groups.setdefault(f.metadata["group"], parser.add_argument_group(f.metadata["group"]))
-        default = (
-            ""
-            if f.default is None or f.default is False
-            else f" [{f.default}{' ' + f.metadata['unit'] if f.metadata['unit'] else ''}]"
-        )
+        default = ""
+        if f.default is not None and f.default is not False:
+            default = f" [{f.default} {f.metadata['unit']}".rstrip() + "]"
         if _type(f) is bool:
             group.add_argument(f"--{f.name}", action=argparse.BooleanOptionalAction, help=f.metadata["help"])
         elif f.metadata["positional"]:
@@ -86,7 +106,9 @@ def parse(cls: type[Settings], argv: list[str] | None, prog: str, description: s
             group.add_argument(
                 f"--{f.name}", type=_type(f), metavar=_type(f).__name__.upper(), help=f.metadata["help"] + default
             )
-    parser.add_argument("--config", metavar="FILE.yaml", help="settings from a file, by these names; flags win over it")
+    parser.add_argument(
+        "--config", metavar="FILE.yaml", help="read settings from a file, by these names; flags override it"
+    )
     flags = vars(parser.parse_args(argv))
     path = flags.pop("config", None)
     settings = cls(**(_read_yaml(path, fields) if path else {}) | flags)
@@ -109,7 +131,7 @@ def _read_yaml(path: str, fields: dict) -> dict:
         with open(path, encoding="utf-8") as file:
             values = yaml.safe_load(file) or {}
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as e:
-        raise ValueError(f"--config {path}: {' '.join(str(e).split())}") from None
+        raise ValueError(f"--config {path}: {one_line(e, 300)}") from None
     if not isinstance(values, dict):
         raise ValueError(f"--config {path}: must be lines of `name: value`")
     for name, value in values.items():

@@ -1,22 +1,21 @@
-"""Local paths and remote ones: gs://, hf://, https://, s3:// and whatever else fsspec knows. No torch here.
+"""Local paths and remote ones: gs://, hf://, https://, s3:// and every other protocol of fsspec. No torch here.
 
-    fetch("gs://bucket/data.jsonl", "--train_file")      a local file of the same suffix; a local path comes back as it is
-    mirror = Mirror("gs://bucket/run")                   a remote output directory, known to be writable
-    mirror.upload("/tmp/run/checkpoint-200")             every file first, manifest.json last
-    mirror.checkpoints()                                 ["checkpoint-100", "checkpoint-200"], complete ones, oldest first
-    mirror.prune(2)                                      manifest.json first, then the rest, oldest first
-    download("gs://bucket/run/checkpoint-200", "/tmp")   "/tmp/checkpoint-200", whole or not there
+    fetch("gs://bucket/data.jsonl", "--train_file")      a local copy with the same suffix; a local path is returned as
+    it is mirror = Mirror("gs://bucket/run")                   a remote output directory, known to be writable
+    mirror.upload("/tmp/run/checkpoint-200")             every file first, manifest.json last mirror.checkpoints()
+    ["checkpoint-100", "checkpoint-200"], complete ones, oldest first mirror.prune(2)
+    manifest.json first, then the rest, oldest first download("gs://bucket/run/checkpoint-200", "/tmp")
+    "/tmp/checkpoint-200", complete or absent
 
-A remote checkpoint without manifest.json is not a checkpoint: the marker arrives last and leaves first, so whatever is cut
-off in the middle is never taken for whole. Whether the bytes are the right ones is for mot/training/checkpoint.py to say.
+A remote checkpoint without manifest.json is not a checkpoint. The manifest is uploaded last and deleted first, so an
+interrupted upload or deletion is never taken for a complete checkpoint. mot/training/checkpoint.py checks the content.
 
-Everything that goes wrong at the other end is a ValueError of one line that names the flag and the address.
+Every failure of the network, the server or the address is a ValueError of one line that names the flag and the address.
 """
 
 import hashlib
 import json
 import logging
-import math
 import os
 import re
 import secrets
@@ -28,10 +27,11 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from mot.runtime.files import atomic_write, cache_dir, temp_sibling
+from mot.runtime.flags import one_line
 
 MANIFEST = "manifest.json"
 EXTRA = 'pip install "mixture-of-thoughts[{}]"'
-ERRORS = (  # what the packages behind fsspec raise that is neither OSError, ValueError nor RuntimeError
+PACKAGE_ERRORS = (  # of the packages behind fsspec: neither OSError, ValueError nor RuntimeError
     ("aiohttp", "ClientError"),
     ("botocore.exceptions", "BotoCoreError"),
     ("botocore.exceptions", "ClientError"),
@@ -44,69 +44,69 @@ ERRORS = (  # what the packages behind fsspec raise that is neither OSError, Val
 
 
 def is_remote(path: str) -> bool:
-    """Is it an address like gs://bucket/file, not a local path?"""
+    """Is it an address such as gs://bucket/file?"""
     return "://" in path
 
 
 def step_of(name: str) -> int | None:
-    """The step of a directory named checkpoint-STEP; None for any other name."""
+    """The step of a directory named checkpoint-STEP, None for any other name."""
     match = re.fullmatch(r"checkpoint-(\d+)", name)
     return int(match[1]) if match else None
 
 
 def fetch(path: str, flag: str) -> str:
-    """A local path as it is; a remote file's local copy, downloaded if there is none of its present version.
+    """A local path as it is, or the local copy of a remote file, downloaded if the file has changed.
 
-    The copy ends in the remote file's own name, so its suffix stays visible. Raises ValueError naming `flag` for an unknown
-    protocol, a missing package, no such file, no permission, no network.
+    The copy keeps the name of the remote file, so its suffix stays visible. Raises ValueError naming `flag` for an
+    unknown protocol, a missing package, a missing file, no permission or no network.
     """
     if not is_remote(path):
         return path
-    fs, remote = _filesystem(path, flag)
-    with _told(flag, path):
+    fs, remote = filesystem(path, flag)
+    with as_user_error(flag, path):
         fs.invalidate_cache()
         about = fs.info(remote)
     if about["type"] != "file":
         raise ValueError(f"{flag} {path}: is a directory; give a file")
-    # fsspec's own file caches write in place and take every https:// file for unchanging; `info` has its ETag and date.
-    # `url` is where redirects ended, which for signed addresses is another place each time.
+    # fsspec's own file caches write in place and assume that an https:// file never changes; `info` has ETag and date.
+    # `url` is the target of redirects: for signed addresses it is another one each time.
     version = repr(sorted((k, v) for k, v in about.items() if k != "url"))
     key = hashlib.sha256(f"{path}\n{version}".encode()).hexdigest()[:24]
     local = cache_dir() / "files" / key / _local_name(path)
     if not local.exists():
         from fsspec.callbacks import Callback
 
-        with _told(flag, path), _progress(local.name) as show, atomic_write(local) as part:
+        with as_user_error(flag, path), progress_bar(local.name) as show, atomic_write(local) as part:
             fs.get_file(remote, str(part), callback=Callback(hooks={"progress": show}))
     return str(local)
 
 
 def checkpoints(url: str, flag: str = "--resume_from") -> list[str]:
     """Names of the complete checkpoints of the remote run at `url`, oldest first. Raises ValueError naming `flag`."""
-    fs, root = _filesystem(url, flag)
-    with _told(flag, url):
+    fs, root = filesystem(url, flag)
+    with as_user_error(flag, url):
         return [name for name, files in _find(fs, root).items() if MANIFEST in files]
 
 
 def download(url: str, directory: str | Path, flag: str = "--resume_from") -> str:
-    """The remote checkpoint at `url` as a directory of its own name below `directory`; one that is there is replaced.
+    """Download the remote checkpoint at `url` into `directory`, under its own name; an existing one is replaced.
 
-    Only what its manifest.json names is downloaded. Raises ValueError naming `flag`, and leaves no directory of that name
-    that is not whole, if it has no manifest, misses a file, names a file outside itself, or cannot be read.
+    Only the files that its manifest.json names are downloaded. Raises ValueError naming `flag` if there is no manifest,
+    a file is missing, a name leads outside the checkpoint, or it cannot be read. Then no incomplete directory is left.
     """
     url = url.rstrip("/")
-    fs, root = _filesystem(url, flag)
+    fs, root = filesystem(url, flag)
     name = url.rsplit("/", 1)[-1]
     if not is_inside(name):
-        raise ValueError(f"{flag} {url}: is no checkpoint's address; give one that ends in checkpoint-STEP")
-    with _told(flag, url, missing=f"has no {MANIFEST}, so is no complete checkpoint; give another"):
+        raise ValueError(f"{flag} {url}: is not the address of a checkpoint; give one that ends in checkpoint-STEP")
+    with as_user_error(flag, url, missing=f"has no {MANIFEST}, so the checkpoint is not complete; give another"):
         fs.invalidate_cache()
         manifest = fs.cat_file(f"{root}/{MANIFEST}")
-    with _told(flag, url, missing="lacks a file that its manifest names; give another checkpoint"):
+    with as_user_error(flag, url, missing="lacks a file that its manifest names; give another checkpoint"):
         target = Path(directory) / name
         part = temp_sibling(target)
         try:
-            for file in _named(manifest):
+            for file in _files_of(manifest):
                 (part / file).parent.mkdir(parents=True, exist_ok=True)
                 fs.get_file(f"{root}/{file}", str(part / file))
             part.mkdir(parents=True, exist_ok=True)
@@ -123,23 +123,24 @@ def download(url: str, directory: str | Path, flag: str = "--resume_from") -> st
 
 
 class Mirror:
-    """A remote output directory. Its methods block, and may be called from any one thread at a time."""
+    """A remote output directory. Its methods block. They may be called from any thread, but from one at a time."""
 
     def __init__(self, url: str, flag: str = "--output_dir"):
-        """Raises ValueError naming `flag` if `url` cannot be written: a small file is put there and removed again."""
+        """Raises ValueError naming `flag` if `url` cannot be written. A small file is written there and removed."""
         self.url, self.flag = url.rstrip("/"), flag
         if url.startswith(("http://", "https://")):
             raise ValueError(f"{flag} {url}: https:// can only be read; give a local directory or gs://")
-        self._fs, self._root = _filesystem(self.url, flag)
-        with _told(flag, url, missing="no such bucket; make it first, or give another"):
+        self._fs, self._root = filesystem(self.url, flag)
+        with as_user_error(flag, url, missing="no such bucket; create it first, or give another"):
             probe = f"{self._root}/.can-write-{secrets.token_hex(4)}"
             self._fs.pipe_file(probe, b"mot")
             self._fs.rm_file(probe)
 
     def upload(self, path: str | Path, name: str | None = None) -> None:
-        """Put a file, or a directory with all that is in it, under `name` (its own, if none is given); a manifest.json last.
+        """Upload a file, or a directory with all of its files, manifest.json last. `name` defaults to its own name.
 
-        Raises ValueError; what is then half uploaded has no manifest.json. A file that grows meanwhile: give a copy.
+        Raises ValueError; then an incomplete upload has no manifest.json. To upload a file that grows, give a copy of
+        it.
         """
         path = Path(path)
         name = name or path.name
@@ -152,8 +153,10 @@ class Mirror:
             if not file.is_file():
                 raise ValueError(f"{self.flag} {self.url}: cannot upload {file}; it is missing or not a plain file")
         assert marker in files or step_of(name) is None, f"{path} has no {MANIFEST}"
-        with _told(self.flag, self.url):
-            if marker in files:  # the same step once more: a mixture of old and new files must not have the old marker
+        with as_user_error(self.flag, self.url):
+            if (
+                marker in files
+            ):  # an upload of the same step again: old and new files must not meet under the old marker
                 with suppress(FileNotFoundError):
                     self._fs.rm_file(f"{self._root}/{marker}")
             for target in sorted(files, key=lambda target: target == marker):
@@ -164,12 +167,12 @@ class Mirror:
         return checkpoints(self.url, self.flag)
 
     def prune(self, keep: int) -> list[str]:
-        """Delete all but the newest `keep` (>= 1) complete checkpoints, and older unfinished ones; return their names."""
+        """Delete all but the newest `keep` (>= 1) complete checkpoints, and older incomplete ones. Returns names."""
         assert keep >= 1
-        with _told(self.flag, self.url):
+        with as_user_error(self.flag, self.url):
             found = _find(self._fs, self._root)
             kept = [name for name, files in found.items() if MANIFEST in files][-keep:]
-            # Not complete but newer than every complete one: it may be on its way.
+            # An incomplete checkpoint newer than every complete one may be uploading.
             last = list(found).index(kept[-1]) if kept else 0
             doomed = [name for name in list(found)[:last] if name not in kept]
             for name in doomed:
@@ -178,65 +181,20 @@ class Mirror:
         return doomed
 
 
-def save_dataset(url: str, output: str, end: str = "", max_megabytes: float = math.inf) -> int:
-    """Write the text at `url` to the local file `output`, which appears when it is whole; return its size in bytes.
-
-    url: a text file, or a pattern of parquet files, of which the column `text` is taken row by row.
-    end: what stands behind each row. max_megabytes: stop in front of the row that would exceed it (1 MB = 10^6 bytes).
-    Raises ValueError naming `mot data` or --output.
-    """
-    target, size = Path(output), 0
-    try:
-        with atomic_write(target) as part, open(part, "wb") as file, _progress(target.name) as show:
-            for row in _rows(url, "mot data"):
-                text = (row.rstrip("\n") + end if end else row).encode()
-                if size + len(text) > max_megabytes * 1e6:
-                    break
-                size += file.write(text)
-                show(None if max_megabytes == math.inf else int(max_megabytes * 1e6), size)
-    except OSError as e:
-        raise ValueError(
-            f"--output {output}: cannot be written ({e.strerror}); free some space, lower --max_megabytes, or give another"
-        ) from e
-    return size
-
-
-def _rows(url: str, flag: str) -> Iterator[str]:
-    if not url.endswith(".parquet"):
-        with open(fetch(url, flag), encoding="utf-8", newline="") as file:
-            yield from file
-        return
-    try:
-        from pyarrow.parquet import ParquetFile
-    except ImportError:
-        raise ValueError(f"{flag} {url}: parquet needs pyarrow; {EXTRA.format('data')}") from None
-    fs, pattern = _filesystem(url, flag)
-    with _told(flag, url):
-        paths = sorted(fs.glob(pattern))
-        if not paths:
-            raise FileNotFoundError(url)
-        for path in paths:
-            with fs.open(path, "rb") as file:
-                for batch in ParquetFile(file).iter_batches(batch_size=256, columns=["text"]):
-                    yield from batch.column("text").to_pylist()
-
-
-def _filesystem(url: str, flag: str):
-    """(fsspec's file system for `url`, the path in it)."""
+def filesystem(url: str, flag: str):
+    """(fsspec's file system for `url`, the path in it). Raises ValueError naming `flag`."""
     import fsspec
 
     protocol = url.split("://")[0]
     if protocol in ("gs", "gcs"):
-        # gcsfs asks over gRPC what kind of bucket it is, and waits 60 s where nothing answers there (a firewall, an emulator).
+        # gcsfs asks over gRPC for the kind of bucket, and waits 60 s behind a firewall or with an emulator.
         os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
-        logging.getLogger("gcsfs").setLevel(logging.CRITICAL)  # it logs the traceback of what it raises
-    with _told(flag, url):
+        logging.getLogger("gcsfs").setLevel(logging.CRITICAL)  # it logs a traceback for each error that it raises
+    with as_user_error(flag, url):
         if protocol in ("gs", "gcs") and not {"STORAGE_EMULATOR_HOST", "HTTPS_PROXY", "https_proxy"} & set(os.environ):
-            socket.getaddrinfo(
-                "storage.googleapis.com", 443
-            )  # without a network, gcsfs tries for 50 s to find that out
+            socket.getaddrinfo("storage.googleapis.com", 443)  # without a network, gcsfs itself takes 50 s to notice
     try:
-        with _told(flag, url):
+        with as_user_error(flag, url):
             return fsspec.core.url_to_fs(url)
     except ImportError as e:
         remedy = EXTRA.format("remote") if protocol in ("gs", "gcs", "http", "https") else e
@@ -244,7 +202,8 @@ def _filesystem(url: str, flag: str):
 
 
 @contextmanager
-def _told(flag: str, url: str, missing: str = "no such file; check the address") -> Iterator[None]:
+def as_user_error(flag: str, url: str, missing: str = "no such file; check the address") -> Iterator[None]:
+    """Turn errors of a remote file system into a ValueError of one line. missing: the message for a missing file."""
     try:
         yield
     except _errors() as e:
@@ -252,42 +211,45 @@ def _told(flag: str, url: str, missing: str = "no such file; check the address")
 
 
 def _errors() -> tuple[type[Exception], ...]:
-    """A package that was not imported has raised nothing."""
-    loaded = [getattr(sys.modules[module], name) for module, name in ERRORS if sys.modules.get(module)]
+    """The errors to translate. A package that is not imported has raised none of them."""
+    loaded = [getattr(sys.modules[module], name) for module, name in PACKAGE_ERRORS if sys.modules.get(module)]
     return (OSError, ValueError, RuntimeError, *loaded)
 
 
 def _reason(error: BaseException, missing: str) -> str:
-    chain = [error]  # fsspec says "not found" of a lost network, too; the truth is what it was raised from
+    chain = [error]  # fsspec reports "not found" for a lost network too; the first cause is the true one
     while (e := chain[-1].__cause__ or (None if chain[-1].__suppress_context__ else chain[-1].__context__)) is not None:
         chain.append(e)
-    says = " ".join(str(chain[-1] if error is not chain[-1] and not str(error) else error).split())[:300]
+    message = one_line(error if str(error) else chain[-1], 300)
     status = next((s for e in chain if (s := _status(e))), 0)
     if status in (401, 403):
         return (
-            f"no permission, or no such file (HTTP {status}); log in (gcloud auth application-default login, hf auth login) "
-            "or ask its owner for the right"
+            f"no permission, or no such file (HTTP {status}); "
+            "log in (gcloud auth application-default login, hf auth login) or ask its owner for access"
         )
-    lost = [
-        e
-        for e in chain
-        if isinstance(e, ConnectionError | TimeoutError | socket.gaierror)
-        or {"ClientConnectionError", "TransportError"}
-        & {c.__name__ for c in type(e).__mro__}  # aiohttp; httpx, google.auth
-    ]
+    lost = [e for e in chain if _is_network_error(e)]
     if lost:
-        return f"no network, or no answer ({' '.join(str(lost[-1]).split()) or 'timed out'}); try again when it is back"
+        return f"no network, or no answer ({one_line(lost[-1], 300) or 'timed out'}); try again when it is back"
     if status > 404:
         return f"the server answered HTTP {status}; try again later"
     if isinstance(error, FileNotFoundError):
         return missing
-    if isinstance(error, ValueError) and "rotocol not known" in says:
+    if isinstance(error, ValueError) and "rotocol not known" in message:
         return "unknown protocol; give a local path, gs://, hf://, s3:// or https://"
-    return f"{says or type(error).__name__}"
+    return message or type(error).__name__
+
+
+def _is_network_error(error: BaseException) -> bool:
+    names = {
+        c.__name__ for c in type(error).__mro__
+    }  # ClientConnectionError: aiohttp. TransportError: httpx, google.auth
+    return isinstance(error, ConnectionError | TimeoutError | socket.gaierror) or bool(
+        {"ClientConnectionError", "TransportError"} & names
+    )
 
 
 def _status(error: BaseException) -> int:
-    """The HTTP status an exception carries, or 0. aiohttp, gcsfs, httpx and requests each have a place of their own for it."""
+    """The HTTP status of an exception, or 0. aiohttp, gcsfs, httpx and requests each keep it in another attribute."""
     if isinstance(error, PermissionError) or str(error).startswith("Forbidden: "):
         return 403
     response = getattr(error, "response", None)
@@ -296,7 +258,7 @@ def _status(error: BaseException) -> int:
 
 
 def _find(fs, root: str) -> dict[str, list[str]]:
-    """The files of every remote directory checkpoint-STEP, by step."""
+    """{name: files} of every remote directory checkpoint-STEP, sorted by step."""
     fs.invalidate_cache()
     found = {}
     with suppress(FileNotFoundError):
@@ -307,20 +269,20 @@ def _find(fs, root: str) -> dict[str, list[str]]:
     return dict(sorted(found.items(), key=lambda item: step_of(item[0])))
 
 
-def _named(manifest: bytes) -> list[str]:
-    """The files that a manifest names; what it says comes from outside."""
+def _files_of(manifest: bytes) -> list[str]:
+    """The files that a manifest names. The manifest comes from outside, so it is checked."""
     try:
         files = list(json.loads(manifest)["files"].keys())
     except (ValueError, KeyError, TypeError, AttributeError):
         raise ValueError(f"its {MANIFEST} is broken; give another checkpoint") from None
     for file in files:
         if not is_inside(file) or file == MANIFEST:
-            raise ValueError(f"its {MANIFEST} names {file!r}, which is no file of a checkpoint; do not use it")
+            raise ValueError(f"its {MANIFEST} names {file!r}, which is not a file of a checkpoint; do not use it")
     return files
 
 
 def is_inside(name: str) -> bool:
-    """Is it a plain relative name that leads nowhere else?"""
+    """Is it a plain relative name, which stays inside its directory?"""
     return not {"", ".", ".."} & set(name.split("/")) and not {"\\", "\0", ":"} & set(name)
 
 
@@ -330,8 +292,8 @@ def _local_name(url: str) -> str:
 
 
 @contextmanager
-def _progress(what: str) -> Iterator[Callable[[int | None, int], None]]:
-    """A bar on a terminal's standard error, gone when the block ends; call what it gives with (total or None, bytes so far)."""
+def progress_bar(what: str) -> Iterator[Callable[[int | None, int], None]]:
+    """A bar on a terminal's standard error, removed at the end. Yields a function of (total or None, bytes so far)."""
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 

@@ -1,9 +1,10 @@
-"""What is asked of an engine, what it tells, and who waits: all that the embedded engine and the one before vLLM have in common.
+"""What the API asks of an engine and what the engine emits. The base class of both engines, with their queue.
 
-    jobs = engine.submit([Ask(prompt, ids, texts=8, max_tokens=40, seed=1)], emit)    # from any thread; emit(job, event)
+    jobs = engine.submit([GenerationRequest(prompt, ids, sampling)], emit)    # from any thread; emit(job, event)
     engine.cancel(jobs[0])
 
-A job's events are one Begun, then Saids until each of its texts has finished; or Failed, and nothing more.
+The events of a job are one Prefilled, then TextDeltas until each of its texts has finished. RequestFailed may come at
+any point and is the last event.
 """
 
 import threading
@@ -11,47 +12,50 @@ from abc import ABC, abstractmethod
 from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from secrets import randbits
 
+from transformers import PreTrainedTokenizerBase
+
+from mot.inference.settings import SamplingParams
 from mot.inference.think import MixtureOfThoughts
 
 
 @dataclass(frozen=True)
-class Ask:
-    """What is asked of one prompt. `ids` are its tokens, `prompt` its text or what else `think` seeds its generators by.
+class GenerationRequest:
+    """One prompt to continue. `ids` are its tokens; `prompt` is its text, or what else seeds the generators of `think`.
 
-    `texts` K >= 0, of which 0 asks the router only; `thoughts` are the K to follow, in that order, instead of chosen ones; `top`
-    the number of most probable tokens to tell beside each chosen one, None for not even that one's own; `score_prompt` asks
-    the log-probabilities of the prompt's tokens too.
+    `sampling.num_thoughts` K >= 0 is the number of texts; 0 asks for the router only. `seeded`: the client gave the
+    seed, so the texts must not depend on what else runs. `thoughts`: follow these K thoughts, in this order, instead of
+    chosen ones. `top_logprobs`: the number of most probable tokens reported beside each generated one; None reports no
+    log-probability at all. `score_prompt`: report the log-probabilities of the prompt's tokens as well.
     """
 
     prompt: str
     ids: list[int]
-    texts: int = 1
-    max_tokens: int = 16
-    temperature: float = 1.0
-    top_p: float = 1.0
-    creativity: float = 1.0
-    seed: int | None = None
+    sampling: SamplingParams
+    seeded: bool = False
     stops: tuple[str, ...] = ()
     thoughts: tuple[int, ...] | None = None
-    top: int | None = None
+    top_logprobs: int | None = None
     score_prompt: bool = False
 
 
 @dataclass(frozen=True)
 class Token:
-    """A token, the place in the text where it begins, its log-probability (nats), and the most probable (id, nats) there."""
+    """A token, its character offset in the text, its logprob and the most probable (id, logprob) there. Nats."""
 
     id: int
-    at: int
+    offset: int
     logprob: float | None
     top: tuple[tuple[int, float], ...]
 
 
 @dataclass(frozen=True)
-class Begun:
-    """The prompt is computed: p(k | prompt) [N] (empty without thoughts), the thoughts followed with their probabilities [K]."""
+class Prefilled:
+    """The prompt is computed.
+
+    `router`: p(k | prompt) [N], empty without thoughts. `thoughts`: (index, probability) of the K thoughts to follow.
+    `prompt`: the prompt's tokens, if `score_prompt` asked for them.
+    """
 
     router: list[float]
     thoughts: list[tuple[int, float]]
@@ -59,43 +63,49 @@ class Begun:
 
 
 @dataclass(frozen=True)
-class Said:
-    """Text that the `place`-th of K texts has gained, its tokens, and how it ended: "stop", "length" or not yet."""
+class TextDelta:
+    """What text number `place` of K has gained. `finish` is "stop", "length", or None while the text goes on.
+
+    `generated` counts the tokens of the text so far, its end token included. `mean_logprob` is their mean (nats).
+    """
 
     place: int
     text: str
     tokens: list[Token]
     finish: str | None
-    generated: int  # tokens so far, the end of text among them
+    generated: int
     mean_logprob: float
 
 
 @dataclass(frozen=True)
-class Failed:
-    """The job could not be finished; nothing follows. `status`: 503 where another try later may help."""
+class RequestFailed:
+    """The job could not be finished. `status` is the HTTP status: 503 if a later retry may help."""
 
     reason: str
     status: int = 500
 
 
 class Job:
-    """An Ask on its way. `outcome` is None until it is "completed", "aborted" or "failed"."""
+    """A request on its way. `outcome` is None until it is "completed", "aborted" or "failed".
 
-    def __init__(self, ask: Ask, emit: Callable[["Job", object], None], cached_tokens: int):
-        self.ask, self.emit, self.cached_tokens = ask, emit, cached_tokens
-        self.seed = randbits(63) if ask.seed is None else ask.seed
-        self.ahead, self.computed, self.cache, self.prompt_tokens = ask.ids, 0, None, []  # the embedded engine's
-        self.cancelled, self.outcome, self.left = False, None, ask.texts
+    `cached_tokens` is what it may need in the KV cache. `unfinished` counts its texts that still grow.
+    """
+
+    def __init__(self, request: GenerationRequest, emit: Callable[["Job", object], None], cached_tokens: int):
+        self.request, self.emit, self.cached_tokens = request, emit, cached_tokens
+        self.cancelled, self.outcome, self.unfinished = False, None, request.sampling.num_thoughts
+        # Only TransformersEngine uses these: tokens to prefill, how many are done, their cache, their logprobs.
+        self.prefill_ids, self.prefilled, self.cache, self.prompt_tokens = request.ids, 0, None, []
 
 
-class Full(Exception):
-    """The queue has no place."""
+class QueueFull(Exception):
+    """The queue has no room for the jobs."""
 
 
-class Jobs(ABC):
-    """Jobs that wait, jobs that run, and `counts` of what became of them: accepted, completed, aborted, failed.
+class Engine(ABC):
+    """A queue of waiting jobs, a list of running jobs, and `counts`: accepted, completed, aborted, failed.
 
-    An engine is this and a `thread` that does the work. `work` is held by whoever changes who waits and who runs.
+    A subclass adds a `thread` that does the work. The lock `work` guards `waiting` and `running`.
     """
 
     thread: threading.Thread
@@ -108,12 +118,12 @@ class Jobs(ABC):
         self.work = threading.Condition()
         self.closed = False
 
-    def submit(self, asks: list[Ask], emit: Callable[[Job, object], None]) -> list[Job]:
-        """All of them or, if the queue has no place for all, Full. `emit` is called by the engine's thread."""
-        jobs = [Job(ask, emit, self.cost(len(ask.ids), ask.texts, ask.max_tokens)) for ask in asks]
+    def submit(self, requests: list[GenerationRequest], emit: Callable[[Job, object], None]) -> list[Job]:
+        """Queue all requests, or none: raises QueueFull without room for all. The thread calls `emit`."""
+        jobs = [Job(request, emit, self.cost(len(request.ids), request.sampling)) for request in requests]
         with self.work:
             if len(self.waiting) + len(jobs) > self.max_queue or self.closed:
-                raise Full
+                raise QueueFull
             self.waiting.extend(jobs)
             self.counts["accepted"] += len(jobs)
             self.wake()
@@ -121,38 +131,38 @@ class Jobs(ABC):
 
     @abstractmethod
     def wake(self) -> None:
-        """Tell the thread that jobs wait."""
+        """Notify the thread that jobs wait."""
 
     @abstractmethod
     def cancel(self, job: Job) -> None:
-        """Compute no more of it. Nothing happens to one that has ended."""
+        """Stop computing a job. Does nothing if it has ended."""
 
     @abstractmethod
-    def cost(self, prompt: int, texts: int, max_tokens: int) -> int:
-        """Tokens in the cache at most."""
+    def cost(self, prompt_tokens: int, sampling: SamplingParams) -> int:
+        """The most tokens that a request may hold in the KV cache."""
 
     @abstractmethod
     def close(self) -> None:
-        """End the thread; what runs is left."""
+        """End the thread. Running jobs are not finished."""
 
     def full(self) -> bool:
-        """Would it refuse one more?"""
+        """True if `submit` would raise QueueFull for one more request."""
         return len(self.waiting) >= self.max_queue
 
     def idle(self) -> bool:
         return not self.waiting and not self.running
 
     def alive(self) -> bool:
-        """Can anything be asked of it?"""
+        """True if requests can be computed."""
         return self.thread.is_alive()
 
     def texts_running(self) -> int:
-        return sum(job.left for job in self.running)
+        return sum(job.unfinished for job in self.running)
 
-    def _texts_fit(self) -> bool:
-        """May the first that waits begin beside the texts of those that run?"""
-        texts = sum(max(job.ask.texts, 1) for job in self.running) + self.waiting[0].ask.texts
-        return not self.running or texts <= self.max_batch
+    def _next_fits(self) -> bool:
+        """True if the texts of the first waiting job fit into the batch beside the running ones."""
+        texts = sum(max(job.request.sampling.num_thoughts, 1) for job in self.running)
+        return not self.running or texts + self.waiting[0].request.sampling.num_thoughts <= self.max_batch
 
     def _end(self, job: Job, outcome: str) -> None:
         job.outcome, job.cache = outcome, None
@@ -164,18 +174,22 @@ class Jobs(ABC):
     def _emit(self, job: Job, event: object) -> None:
         try:
             job.emit(job, event)
-        except RuntimeError:  # whoever listened has closed its event loop
+        except RuntimeError:  # the event loop of the listener is closed
             job.cancelled = True
 
 
-def spell(tokenizer, ids: list[int], decoded: tuple[int, int], ended: bool) -> tuple[str, tuple[int, int]]:
-    """(what `ids` add to their text, `decoded` after it). Before the first of `decoded` ids are text for good; up to the second they are told.
+def detokenize(
+    tokenizer: PreTrainedTokenizerBase, ids: list[int], emitted: tuple[int, int], ended: bool
+) -> tuple[str, tuple[int, int]]:
+    """Incremental detokenisation: (the text that `ids` add, the new value of `emitted`).
 
-    A character may take several tokens; until the last of them it decodes to U+FFFD, which is told only of a text that has `ended`.
+    `emitted` is (begin, end): ids[:begin] are final and ids[begin:end] have been emitted as text. A character may take
+    several tokens and decodes to U+FFFD until the last of them, so a final U+FFFD is held back unless the text
+    has `ended`.
     """
-    begin, end = decoded
+    begin, end = emitted
     old = tokenizer.decode(ids[begin:end], skip_special_tokens=True)
     new = tokenizer.decode(ids[begin:], skip_special_tokens=True)
     if len(new) > len(old) and (ended or not new.endswith("\ufffd")):
         return new[len(old) :], (end, len(ids))
-    return "", decoded
+    return "", emitted

@@ -1,13 +1,16 @@
-"""The door's guard: what a request must be before anything of it is looked at. ASGI middleware, from the outside in.
+"""The guard at the door: what a request must satisfy before the app sees it. ASGI middleware.
 
     Guard(app, keys, host, max_body_bytes, full)
 
-1. Host: without a key and bound to loopback, only names of loopback, or a web page could reach us by DNS rebinding.
-2. Key: once one is set, every path but exactly /health and /ready needs it, known to the app or not.
-3. Room: a full queue refuses before it reads, or a crowd that is refused would slow down those that are served.
-4. Size: header bytes, body bytes, nesting of the JSON, and time to send it all.
+Checked in this order:
+1. Size of the headers.
+2. Host: without a key and bound to loopback, only loopback names are served. Otherwise a web page could reach us
+   through a name of its own (DNS rebinding).
+3. Key: if one is set, every path but exactly /health and /ready needs it, whether the app knows the path or not.
+4. Queue: a full queue rejects before the body is read, so that rejected clients do not slow down the others.
+5. Body: its type, size, JSON nesting and the time that it takes to arrive.
 
-Whatever is refused is refused in OpenAI's shape. `Patient` is the connection that waits for headers only so long.
+Errors have OpenAI's form. `HeaderTimeoutProtocol` is the connection that limits the time for a request's headers.
 """
 
 import asyncio
@@ -22,19 +25,19 @@ from hashlib import sha256
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-OPEN = ("/health", "/ready")
+OPEN_PATHS = ("/health", "/ready")
 MAX_HEADER_BYTES = 16 * 2**10
-MAX_DEPTH = 16  # levels of lists and objects in a body; ours has five
-SECONDS = 10.0  # for the headers of a request, and for its body
+MAX_DEPTH = 16  # levels of lists and objects in a body; the deepest valid one has five
+TIMEOUT_SECONDS = 10.0  # for the headers of a request, and for its body
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
-QUEUE_IS_FULL = "the queue is full; come back after Retry-After seconds"
+QUEUE_IS_FULL = "the queue is full; retry after Retry-After seconds"
 
 Receive = Callable[[], Awaitable[dict]]
 Send = Callable[[dict], Awaitable[None]]
 
 
-class Refused(Exception):
-    """An answer in OpenAI's shape: `status`, `message`, and perhaps the parameter that is wrong."""
+class ApiError(Exception):
+    """An error in OpenAI's form: HTTP status, message, and the wrong parameter and a code if there are any."""
 
     def __init__(self, status: int, message: str, param: str | None = None, code: str | None = None):
         super().__init__(message)
@@ -51,59 +54,59 @@ class Refused(Exception):
 
 
 class Guard:
-    """`keys` are SHA-256 digests of the keys that open; none: everything is open to whoever reaches `host`."""
+    """`keys` are SHA-256 digests of the accepted keys. Without keys every client that reaches `host` is served."""
 
     def __init__(self, app, keys: list[bytes], host: str, max_body_bytes: int, full: Callable[[], bool]):
         self.app, self.keys, self.max_body_bytes, self.full = app, keys, max_body_bytes, full
         self.loopback_only = not keys and host in LOOPBACK
 
     async def __call__(self, scope: dict, receive: Receive, send: Send) -> None:
-        assert scope["type"] == "http", scope  # uvicorn is told to know neither WebSockets nor a lifespan
+        assert scope["type"] == "http", scope  # uvicorn is configured without WebSockets and lifespan
         has_body = scope["method"] not in ("GET", "HEAD")
         try:
             self._check_headers(scope)
             if has_body and self.full():
-                raise Refused(429, QUEUE_IS_FULL, code="queue_full")
-        except Refused as e:
-            await refuse(e, send, close=not await _swallow(receive))
+                raise ApiError(429, QUEUE_IS_FULL, code="queue_full")
+        except ApiError as e:
+            await send_error(e, send, close=not await _drain_body(receive))
             return
         try:
-            receive = await self._body(scope, receive) if has_body else receive
-        except Refused as e:
-            await refuse(e, send, close=True)
+            receive = await self._read_body(scope, receive) if has_body else receive
+        except ApiError as e:
+            await send_error(e, send, close=True)
             return
         await self.app(scope, receive, send)
 
     def _check_headers(self, scope: dict) -> None:
         headers = scope["headers"]
         if sum(len(name) + len(value) for name, value in headers) + len(scope["raw_path"]) > MAX_HEADER_BYTES:
-            raise Refused(431, f"the headers have more than {MAX_HEADER_BYTES} bytes")
+            raise ApiError(431, f"headers exceed {MAX_HEADER_BYTES} bytes")
         hosts = [value.decode("latin-1") for name, value in headers if name == b"host"]
         if self.loopback_only and (
             len(hosts) != 1 or re.sub(r":\d+$", "", hosts[0]).strip("[]").lower() not in LOOPBACK
         ):
-            raise Refused(
-                421, "without a key only this machine is served: ask for http://127.0.0.1 or http://localhost"
+            raise ApiError(
+                421, "without a key only loopback names are served: use http://127.0.0.1 or http://localhost"
             )
-        if not self.keys or scope["path"] in OPEN:
+        if not self.keys or scope["path"] in OPEN_PATHS:
             return
         given = [value for name, value in headers if name == b"authorization"]
-        digest = sha256(_key(given[0]) if len(given) == 1 else b"").digest()
-        if not sum(hmac.compare_digest(digest, key) for key in self.keys):  # all of them, whichever fits
-            raise Refused(401, "Incorrect API key provided. Send `Authorization: Bearer KEY`.", code="invalid_api_key")
+        digest = sha256(key_of(given[0]) if len(given) == 1 else b"").digest()
+        if not sum(hmac.compare_digest(digest, key) for key in self.keys):  # no early exit: constant time
+            raise ApiError(401, "Incorrect API key provided. Send `Authorization: Bearer KEY`.", code="invalid_api_key")
 
-    async def _body(self, scope: dict, receive: Receive) -> Receive:
-        """Read the whole body, or refuse it; what is returned gives it once and then waits for the disconnection."""
+    async def _read_body(self, scope: dict, receive: Receive) -> Receive:
+        """Read the whole body. The returned `receive` replays it once, then waits for the disconnect."""
         kind = next((value for name, value in scope["headers"] if name == b"content-type"), b"")
         if kind.partition(b";")[0].strip().lower() != b"application/json":
-            # A page of another origin may send text/plain here without asking, but not this.
-            raise Refused(415, "the body must be application/json: send that Content-Type")
+            # A page of another origin may send text/plain here without a CORS preflight, but not JSON.
+            raise ApiError(415, "Content-Type must be application/json")
         length = next((value for name, value in scope["headers"] if name == b"content-length"), b"0")
         if not length.isdigit() or int(length[:19]) > self.max_body_bytes:
-            raise Refused(413, f"the body has more than {self.max_body_bytes} bytes")
+            raise ApiError(413, f"body exceeds {self.max_body_bytes} bytes")
         body, more = bytearray(), True
         try:
-            async with asyncio.timeout(SECONDS):
+            async with asyncio.timeout(TIMEOUT_SECONDS):
                 while more:
                     message = await receive()
                     if message["type"] == "http.disconnect":
@@ -111,11 +114,11 @@ class Guard:
                     body += message.get("body", b"")
                     more = message.get("more_body", False)
                     if len(body) > self.max_body_bytes:
-                        raise Refused(413, f"the body has more than {self.max_body_bytes} bytes")
+                        raise ApiError(413, f"body exceeds {self.max_body_bytes} bytes")
         except TimeoutError:
-            raise Refused(408, f"the body did not come within {SECONDS:g} seconds") from None
+            raise ApiError(408, f"body did not arrive within {TIMEOUT_SECONDS:g} seconds") from None
         if too_deep(bytes(body)):
-            raise Refused(400, f"the body is not JSON of at most {MAX_DEPTH} levels")
+            raise ApiError(400, f"body is not JSON of at most {MAX_DEPTH} levels")
         given = False
 
         async def replay() -> dict:
@@ -128,8 +131,8 @@ class Guard:
         return replay
 
 
-def _key(header: bytes) -> bytes:
-    """The key in `Bearer KEY`, or the password of `Basic`, which is what a browser sends for the playground."""
+def key_of(header: bytes) -> bytes:
+    """The key in `Bearer KEY`, or the password in `Basic`, which a browser sends for the playground."""
     scheme, _, value = header.partition(b" ")
     if scheme.lower() == b"bearer":
         return value
@@ -142,8 +145,8 @@ def _key(header: bytes) -> bytes:
 
 
 def too_deep(body: bytes) -> bool:
-    """Does a text nest more than MAX_DEPTH levels (or close what it has not opened)? In time linear in its length."""
-    # Possessive and never failing, or a text of quotes would be searched once for each of them.
+    """True if a JSON text nests more than MAX_DEPTH levels, or closes a bracket that is not open. Takes linear time."""
+    # Possessive, and it matches an unfinished string as well. Otherwise a text of quotes would take quadratic time.
     brackets = re.sub(rb'"(?:[^"\\]|\\.)*+(?:"|\\?\Z)', b"", body, flags=re.DOTALL)
     brackets = re.sub(rb"[^\[\]{}]+", b"", brackets)
     for _ in range(MAX_DEPTH):
@@ -151,8 +154,11 @@ def too_deep(body: bytes) -> bool:
     return bool(brackets)
 
 
-async def _swallow(receive: Receive) -> bool:
-    """Take in a body that nobody will read: a connection closed on unread bytes is reset, the answer lost. Was that all?"""
+async def _drain_body(receive: Receive) -> bool:
+    """Read and drop a rejected body. True if that was all of it.
+
+    A connection that is closed with unread bytes is reset, and the client then loses the answer.
+    """
     taken = 0
     try:
         async with asyncio.timeout(1):
@@ -166,8 +172,9 @@ async def _swallow(receive: Receive) -> bool:
     return False
 
 
-async def refuse(e: Refused, send: Send, close: bool) -> None:
-    content = json.dumps(e.body()).encode()  # ASCII: a message may hold what UTF-8 cannot
+async def send_error(e: ApiError, send: Send, close: bool) -> None:
+    """Answer with an error from middleware, where the app's handlers do not reach."""
+    content = json.dumps(e.body()).encode()  # ASCII, because a message may quote a lone surrogate
     headers = {"content-type": "application/json", "content-length": str(len(content))} | e.headers()
     headers |= {"connection": "close"} if close else {}
     raw = [(name.encode(), value.encode()) for name, value in headers.items()]
@@ -175,32 +182,36 @@ async def refuse(e: Refused, send: Send, close: bool) -> None:
     await send({"type": "http.response.body", "body": content})
 
 
-class Patient(H11Protocol):
-    """uvicorn waits for ever for the rest of a request's headers; this one SECONDS."""
+class HeaderTimeoutProtocol(H11Protocol):
+    """uvicorn waits without limit for the rest of a request's headers. This one closes the connection after a timeout.
 
-    due: asyncio.TimerHandle | None = None
+    uvicorn has no hook for this, so we rely on the attributes `conn`, `transport` and `loop` of its class.
+    pyproject.toml has an upper bound for uvicorn, and a test in test_guard.py fails if the timeout no longer works.
+    """
+
+    timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport) -> None:
         super().connection_made(transport)
-        self.due = self.loop.call_later(SECONDS, self._late)
+        self.timer = self.loop.call_later(TIMEOUT_SECONDS, self._close_if_idle)
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
         if self.conn.their_state is not h11.IDLE:
-            self._came()
-        elif self.due is None and not self.transport.is_closing():
-            self.due = self.loop.call_later(SECONDS, self._late)
+            self._cancel_timer()
+        elif self.timer is None and not self.transport.is_closing():
+            self.timer = self.loop.call_later(TIMEOUT_SECONDS, self._close_if_idle)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._came()
+        self._cancel_timer()
         super().connection_lost(exc)
 
-    def _came(self) -> None:
-        if self.due is not None:
-            self.due.cancel()
-            self.due = None
+    def _cancel_timer(self) -> None:
+        if self.timer is not None:
+            self.timer.cancel()
+            self.timer = None
 
-    def _late(self) -> None:
-        self.due = None
+    def _close_if_idle(self) -> None:
+        self.timer = None
         if self.conn.their_state is h11.IDLE and not self.transport.is_closing():
             self.transport.close()

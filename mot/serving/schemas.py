@@ -1,6 +1,6 @@
-"""What is asked and what is answered, typed: OpenAI's bodies, with `creativity`, `thoughts` and `thought` beside their own.
+"""The bodies of requests and answers: OpenAI's, with our `creativity` and `thoughts`, and `thought` in every choice.
 
-Limits that are the server's flags are not here but in api.py, where they are checked.
+A range that never changes is declared here. The limits that are flags of the server are checked in limits.py.
 """
 
 from typing import Annotated, Any, Literal
@@ -9,11 +9,11 @@ from pydantic import BaseModel, ConfigDict, Field
 
 MAX_STOPS, MAX_STOP_CHARACTERS = 4, 256
 
-# Bodies -----------------------------------------------------------------------------------------------------------------
+# Requests -------------------------------------------------------------------------------------------------------------
 
 
 class Body(BaseModel):
-    """What a field is not known is refused by name, as a wrong type is: "5" is not 5."""
+    """Unknown fields are rejected by name. Types are strict: "5" is not 5."""
 
     model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
 
@@ -26,21 +26,21 @@ Zero = Annotated[float | None, Field(ge=0, le=0)]
 TokenId = Annotated[int, Field(ge=0, lt=2**31)]
 
 
-class Asked(Body):
-    """What completions and chat completions have in common. Limits beyond those here are the server's: see its flags."""
+class GenerationBody(Body):
+    """The fields that completions and chat completions share."""
 
     model: str | None = Field(None, description="the served model's name; may be left out")
-    n: int | None = Field(None, ge=1, description="K: how many thoughts are followed, of a prompt each [1]")
+    n: int | None = Field(None, ge=1, description="K: the number of thoughts to follow, per prompt [1]")
     temperature: float | None = Field(None, ge=0, le=2, description="inside each thought; 0 is greedy [1]")
     top_p: float | None = Field(None, gt=0, le=1, description="nucleus sampling inside each thought [1]")
-    seed: int | None = Field(None, ge=-(2**63), lt=2**63, description="same seed, same texts, whatever runs beside")
+    seed: int | None = Field(None, ge=-(2**63), lt=2**63, description="same seed, same texts, whatever else runs")
     stop: str | list[str] | None = Field(None, description=f"at most {MAX_STOPS} texts that end an answer")
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     creativity: float | None = Field(
         None,
         ge=0,
-        description="which thoughts, if fewer than there are: 0 the most probable, 1 by the router, large any [1]",
+        description="which thoughts, if K < N: 0 the most probable, 1 by the router, large uniform [1]",
     )
     thoughts: list[TokenId] | None = Field(None, min_length=1, description="follow these thoughts, in this order")
     user: str | None = Field(None, description="ignored")
@@ -48,11 +48,11 @@ class Asked(Body):
     frequency_penalty: Zero = Field(None, description="0 only")
 
 
-class CompletionBody(Asked):
+class CompletionBody(GenerationBody):
     prompt: str | list[str] | list[TokenId] | list[list[TokenId]] = ""
     max_tokens: int | None = Field(None, ge=0, description="[16]")
     best_of: int | None = Field(
-        None, ge=1, description="follow so many thoughts and return the n of best mean log-probability"
+        None, ge=1, description="the number of thoughts to follow; the n of best mean log-probability are returned"
     )
     logprobs: int | None = Field(None, ge=0, le=5)
     echo: bool | None = None
@@ -69,7 +69,7 @@ class Message(Body):
     name: str | None = None
 
 
-class ChatBody(Asked):
+class ChatBody(GenerationBody):
     messages: list[Message] = Field(min_length=1)
     max_tokens: int | None = Field(None, ge=1, description="deprecated by OpenAI in favour of max_completion_tokens")
     max_completion_tokens: int | None = Field(None, ge=1, description="[as many as the limits allow]")
@@ -82,7 +82,7 @@ class RouteBody(Body):
     prompt: str | list[TokenId]
 
 
-# Answers ----------------------------------------------------------------------------------------------------------------
+# Answers --------------------------------------------------------------------------------------------------------------
 
 
 class Thought(BaseModel):
@@ -103,12 +103,17 @@ class Logprobs(BaseModel):
     text_offset: list[int]
 
 
-class Choice(BaseModel):
+class BaseChoice(BaseModel):
+    """The fields that the choices of completions and of chat completions share."""
+
     index: int
-    text: str
-    logprobs: Logprobs | None
     finish_reason: Literal["stop", "length"] | None
     thought: Thought | None
+
+
+class Choice(BaseChoice):
+    text: str
+    logprobs: Logprobs | None
 
 
 class Completion(BaseModel):
@@ -141,12 +146,10 @@ class Answer(BaseModel):
     refusal: None = None
 
 
-class ChatChoice(BaseModel):
-    index: int
+class ChatChoice(BaseChoice):
     message: Answer
     logprobs: ChatLogprobs | None
     finish_reason: Literal["stop", "length"]
-    thought: Thought | None
 
 
 class ChatCompletion(BaseModel):
@@ -161,7 +164,9 @@ class ChatCompletion(BaseModel):
 class Route(BaseModel):
     object: Literal["route"]
     model: str
-    probabilities: list[float] = Field(description="p(k | prompt), which sum to 1; of words, of the first token")
+    probabilities: list[float] = Field(
+        description="p(k | prompt), sums to 1; for thought sequences, of the first token"
+    )
 
 
 class Model(BaseModel):
@@ -169,8 +174,8 @@ class Model(BaseModel):
     object: Literal["model"]
     created: int
     owned_by: str
-    thoughts: int = Field(description="N, the number of thought tokens; 0 of a plain language model")
-    different_thoughts: int = Field(description="N ** L where a thought is a word of L tokens")
+    thoughts: int = Field(description="N, the number of thought tokens; 0 for a plain language model")
+    different_thoughts: int = Field(description="N ** L if a thought is a sequence of L tokens")
     max_thoughts: int
     max_tokens: int
 
@@ -195,22 +200,22 @@ class Error(BaseModel):
     error: ErrorDetail
 
 
-REFUSALS: dict[int | str, dict[str, Any]] = {
+ERRORS: dict[int | str, dict[str, Any]] = {
     status: {"model": Error, "description": description}
     for status, description in {
-        400: "a value is wrong or beyond a limit",
+        400: "a value is wrong or exceeds a limit",
         401: "the key is missing or wrong",
         404: "no such model",
         408: "the body came too slowly",
         413: "the body is too large",
         415: "the body is not application/json",
-        421: "another host was meant",
-        429: "the queue is full: come back after Retry-After seconds",
+        421: "without a key only loopback names are served",
+        429: "the queue is full: retry after Retry-After seconds",
         431: "the headers are too large",
         500: "the engine failed",
-        503: "the server is stopping or has stopped thinking",
+        503: "the server is shutting down or its engine has stopped",
     }.items()
 }
-GUARDED = {status: REFUSALS[status] for status in (401, 421, 431)}
+GUARD_ERRORS = {status: ERRORS[status] for status in (401, 421, 431)}
 EVENT = {"type": "object", "properties": {"data": {"type": "string"}}, "required": ["data"]}
-STREAM = {200: {"content": {"text/event-stream": {"schema": EVENT}}}}
+EVENT_STREAM = {200: {"content": {"text/event-stream": {"schema": EVENT}}}}

@@ -1,19 +1,24 @@
 """Serve a mixture over an OpenAI-compatible API: one process, one model, one port.
 
-    jobs      what is asked of an engine, and who waits
-    engine    the thread that owns the model: requests join and leave between its steps
-    vllm      the same from outside: a vLLM server computes
-    api       bodies, limits, routes, metrics
-    guard     host, key, sizes, patience: what a request must be before it is looked at
-    page.html the playground
+    serve(ServeSettings(model="outputs/run"))
 
-SIGTERM or SIGINT: /ready says no, new requests are refused, what runs has `--drain_seconds` to finish, exit code 0; a second
-signal leaves at once.
+    engine               what the API asks of an engine, and the queue; transformers_engine and vllm_engine compute
+    app                  create_app, errors, the routes that OpenAI does not have
+    completions, chat    OpenAI's two routes
+    stream               events of the engine -> an answer, whole or streamed
+    limits, schemas      what a body may be
+    guard                host, key, sizes and timeouts, before a body is read
+    state, metrics       what the routes share; Prometheus
+    access_log           one JSON line per request
+    playground.html      the page at /
+
+SIGTERM or SIGINT: /ready answers 503, new requests are rejected, running ones have `--drain_seconds` to finish, exit
+code 0. A second signal exits at once.
 """
 
 import asyncio
 import contextlib
-import json
+import importlib.util
 import logging
 import os
 import re
@@ -30,44 +35,55 @@ from mot.serving.settings import ServeSettings
 if TYPE_CHECKING:
     import uvicorn
 
-SHORTEST_KEY = 16  # characters
-log = logging.getLogger("mot.serving.server")
+    from mot.serving.state import State
+
+PACKAGES = ("fastapi", "h11", "httpx", "prometheus_client", "pydantic", "starlette", "uvicorn")  # the extra `serve`
+MIN_KEY_CHARACTERS = 16
+log = logging.getLogger("mot.serving")
 
 
 def serve(settings: ServeSettings) -> None:
-    """Serve until a signal. Raises ValueError for keys, a port or a model that cannot be used."""
-    try:
-        import fastapi  # noqa: F401
-        import prometheus_client  # noqa: F401
-        import uvicorn  # noqa: F401
-    except ImportError as e:
-        raise ValueError(f"mot serve: needs {e.name}; pip install 'mixture-of-thoughts[serve]'") from None
+    """Serve until a signal. Raises ValueError for a missing package and for unusable keys, a port or a model."""
+    check_packages()
     keys = read_keys(settings.api_key_file)
     with contextlib.closing(bind(settings.host, settings.port)) as sock:
-        from mot.inference.think import MixtureOfThoughts
-        from mot.serving import guard
+        from mot.serving.access_log import log_as_json
         from mot.serving.app import create_app
-        from mot.serving.transformers_engine import Engine
+        from mot.serving.guard import LOOPBACK
 
-        if settings.engine == "vllm":
-            from mot.serving.vllm_engine import VllmEngine
-
-            engine = VllmEngine(settings.vllm_url, settings.model, settings.max_batch, settings.max_queue)
-        else:
-            mixture = MixtureOfThoughts.from_pretrained(settings.model)
-            engine = Engine(mixture, settings.max_batch, settings.max_cached_tokens, settings.max_queue)
-        _log_as_json()
+        engine = build_engine(settings)
+        log_as_json()
         if not engine.mixture.thoughts:
             warn(f"--model {settings.model}: has no thoughts; it is served as a plain language model, n = samples")
-        if not keys and settings.host not in guard.LOOPBACK:
-            warn(
-                f"--host {settings.host}: whoever reaches this port may use it; give --api_key_file FILE or MOT_API_KEY"
-            )
-        asyncio.run(_serve(create_app(engine, settings, keys), settings, sock))
+        if not keys and settings.host not in LOOPBACK:
+            where = f"--host {settings.host}"
+            warn(f"{where}: every client that reaches this port is served; give --api_key_file FILE or MOT_API_KEY")
+        asyncio.run(run(create_app(engine, settings, keys), settings, sock))
+
+
+def check_packages() -> None:
+    """Raise ValueError with one line that names every missing package and the extra that brings them."""
+    missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ValueError(f"mot serve: needs {', '.join(missing)}; pip install 'mixture-of-thoughts[serve]'")
+
+
+def build_engine(settings: ServeSettings):
+    """The Engine that `--engine` names. Raises ValueError if its model cannot be used."""
+    from mot.inference.think import MixtureOfThoughts
+
+    if settings.engine == "vllm":
+        from mot.serving.vllm_engine import VllmEngine
+
+        return VllmEngine(settings.vllm_url, settings.model, settings.max_batch, settings.max_queue)
+    from mot.serving.transformers_engine import TransformersEngine
+
+    mixture = MixtureOfThoughts.from_pretrained(settings.model)
+    return TransformersEngine(mixture, settings.max_batch, settings.max_cached_tokens, settings.max_queue)
 
 
 def read_keys(path: str | None) -> list[bytes]:
-    """SHA-256 digests of the keys: a line each of the file, else MOT_API_KEY, else none. Raises ValueError."""
+    """SHA-256 digests of the keys: one per line of the file, else MOT_API_KEY, else none. Raises ValueError."""
     where, text = f"--api_key_file {path}", os.environ.get("MOT_API_KEY", "")
     if path is None:
         where = "MOT_API_KEY"
@@ -75,19 +91,19 @@ def read_keys(path: str | None) -> list[bytes]:
         try:
             text = Path(path).read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as e:
-            raise ValueError(f"{where}: cannot be read ({e}); give a file with one key a line") from None
+            raise ValueError(f"{where}: cannot be read ({e}); give a file with one key per line") from None
     keys = [line.strip() for line in text.splitlines() if line.strip()]
     if not keys and (path is not None or "MOT_API_KEY" in os.environ):
         raise ValueError(f"{where}: has no key; put one in, e.g. from `openssl rand -hex 24`, or leave it out")
-    if any(not re.fullmatch(r"[!-~]+", key) or len(key) < SHORTEST_KEY for key in keys):  # and never the key itself
-        raise ValueError(
-            f"{where}: a key has fewer than {SHORTEST_KEY} characters, or others than visible ASCII; e.g. `openssl rand -hex 24`"
-        )
+    # The message never shows the key itself.
+    if any(not re.fullmatch(r"[!-~]+", key) or len(key) < MIN_KEY_CHARACTERS for key in keys):
+        rule = f"at least {MIN_KEY_CHARACTERS} characters, visible ASCII only"
+        raise ValueError(f"{where}: a key must have {rule}; e.g. `openssl rand -hex 24`")
     return [sha256(key.encode()).digest() for key in keys]
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """A bound socket that does not listen yet: whoever asks while the model loads is refused, not kept waiting."""
+    """A bound socket that does not listen yet: while the model loads, clients are refused instead of kept waiting."""
     try:
         family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         sock = socket.socket(family, kind)
@@ -98,9 +114,8 @@ def bind(host: str, port: int) -> socket.socket:
         sock.bind(address)
     except OSError as e:
         sock.close()
-        raise ValueError(
-            f"--port {port}: cannot be had on {host} ({e.strerror}); give another, or --port 0 for any that is free"
-        ) from None
+        way_out = "give another one, or --port 0 for any free port"
+        raise ValueError(f"--port {port}: is not available on {host} ({e.strerror}); {way_out}") from None
     return sock
 
 
@@ -109,27 +124,29 @@ def warn(message: str) -> None:
 
 
 def configure(app) -> "uvicorn.Config":
-    """How uvicorn serves the app: one process, HTTP/1.1 only, nothing waited for without an end."""
+    """How uvicorn serves the app: one process, HTTP/1.1 only, a limit on everything that it waits for."""
     import uvicorn
 
-    from mot.serving.guard import MAX_HEADER_BYTES, Patient
+    from mot.serving.guard import MAX_HEADER_BYTES, HeaderTimeoutProtocol
 
     return uvicorn.Config(
         app,
-        http=Patient,
+        http=HeaderTimeoutProtocol,
         ws="none",
         lifespan="off",
         log_config=None,
         access_log=False,
         server_header=False,
-        proxy_headers=False,  # nobody's word on who asks
+        proxy_headers=False,  # a client could forge them
         h11_max_incomplete_event_size=MAX_HEADER_BYTES,
-        timeout_keep_alive=65,  # longer than clients and proxies keep one: whoever closes first must be the one that asks
-        timeout_graceful_shutdown=1,  # what may finish has finished by then
+        # Longer than clients and proxies keep a connection: if the server closes first, a request may get lost.
+        timeout_keep_alive=65,
+        timeout_graceful_shutdown=1,  # `drain` has already waited
     )
 
 
-async def _serve(app, settings: ServeSettings, sock: socket.socket) -> None:
+async def run(app, settings: ServeSettings, sock: socket.socket) -> None:
+    """Serve the app on a bound socket until a signal, then drain."""
     import uvicorn
 
     server, state, loop = uvicorn.Server(configure(app)), app.state.mot, asyncio.get_running_loop()
@@ -140,57 +157,32 @@ async def _serve(app, settings: ServeSettings, sock: socket.socket) -> None:
             os._exit(128 + signum)
         stop.set()
 
-    # Through the loop, which takes the wakeup pipe from mot.runtime.signals: its watchdog would end a long drain.
+    # The loop's own handlers take the wakeup pipe from mot.runtime.signals, whose watchdog would end a long drain.
     for signum in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(signum, on_signal, signum)
+    # uvicorn would replace these handlers and shut down without `drain`. Its method is public, but not documented. The
+    # upper bound in pyproject.toml and the SIGTERM test in test_life.py guard it.
     server.capture_signals = contextlib.nullcontext
     serving = asyncio.create_task(server.serve([sock]))
     while not server.started and not serving.done():
         await asyncio.sleep(0.01)
     host, port = sock.getsockname()[:2]
     thoughts = state.engine.mixture.different_thoughts if state.engine.mixture.thoughts else "no"
-    print(
-        f"serving {state.name} ({thoughts} thoughts) at http://{f'[{host}]' if ':' in host else host}:{port}",
-        flush=True,
-    )
+    url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+    print(f"serving {state.name} ({thoughts} thoughts) at {url}", flush=True)
     await asyncio.wait([serving, asyncio.create_task(stop.wait())], return_when=asyncio.FIRST_COMPLETED)
     await drain(state, settings.drain_seconds)
     server.should_exit = True
     await serving
 
 
-async def drain(state, seconds: float) -> None:
-    """Begin nothing new, and wait until everything begun has been answered, `seconds` at most."""
+async def drain(state: "State", seconds: float) -> None:
+    """Start no new request, and wait until every running one is answered, `seconds` at most. Then close the engine."""
     state.draining, begin = True, time.monotonic()
     log.info("draining", extra={"facts": {"requests": state.active}})
     while state.active and time.monotonic() - begin < seconds:
         await asyncio.sleep(0.02)
     log.info("drained", extra={"facts": {"seconds": round(time.monotonic() - begin, 3), "cut_off": state.active}})
-    # A step may be long, and a thread that is told nothing would outlive the interpreter's end.
+    # In a thread, because a step may be long. Without `close` the engine would run while the interpreter exits.
     await asyncio.to_thread(state.engine.close)
-    await asyncio.sleep(0.05 if state.active else 0)  # those cut off hear of it
-
-
-class _Lines(logging.Formatter):
-    """One JSON object per line: time (UTC), level, event, and the facts of a request."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        when = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created)) + f".{int(record.msecs):03d}Z"
-        line = {"time": when, "level": record.levelname.lower(), "event": record.getMessage()}
-        line |= getattr(record, "facts", {})
-        if record.exc_info:
-            line["traceback"] = self.formatException(record.exc_info)
-        return json.dumps(line)
-
-
-def _log_as_json() -> None:
-    handler = logging.StreamHandler()
-    handler.setFormatter(_Lines())
-    for name, level in (
-        ("mot.serving.server", logging.INFO),
-        ("uvicorn.error", logging.WARNING),
-        ("asyncio", logging.ERROR),
-    ):
-        logger = logging.getLogger(name)
-        logger.handlers, logger.propagate = [handler], False
-        logger.setLevel(level)
+    await asyncio.sleep(0.05 if state.active else 0)  # the clients that are cut off get their error event

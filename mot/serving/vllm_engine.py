@@ -1,14 +1,14 @@
 """The scale-out engine: a vLLM server computes, on one machine or many, with no code of ours inside it.
 
-    engine = VllmEngine("http://gpu:8000", "outputs/run", max_batch=128, max_queue=128)     # used as mot.serving.engine says
+    engine = VllmEngine("http://gpu:8000", "outputs/run", max_batch=128, max_queue=128)    # used as in engine.py
 
-Two kinds of requests to its OpenAI API. The first asks for one token, of thought tokens only, with the log-probabilities of all
-of them: p(k | prompt). It also fills vLLM's prefix cache. The other K are prompt + thought token each, and find the prompt's
-full blocks there. Weights are vLLM's alone; of the model's directory we need the tokenizer, the configuration and which tokens
-are thoughts.
+Two kinds of requests go to its OpenAI API. The first asks for one token, of thought tokens only, with the
+log-probabilities of all of them: p(k | prompt). It also fills vLLM's prefix cache. The other K are prompt + thought
+token each, and find the full blocks of the prompt there. Only vLLM has the weights. From the model's directory we need
+the tokenizer, the configuration and the thought tokens.
 
-What is chosen, and in which order, is as in the embedded engine; so are greedy texts, up to rounding. Draws are vLLM's own: a seed repeats a
-text as far as vLLM's batches compute alike.
+The chosen thoughts and their order are those of the embedded engine, and so are greedy texts, up to rounding. vLLM does
+the sampling, so a seed repeats a text as far as vLLM's batches compute alike.
 """
 
 import asyncio
@@ -21,37 +21,38 @@ import httpx
 import torch
 
 from mot.inference.sampling import generator_of, generators_of
+from mot.inference.settings import SamplingParams
 from mot.inference.think import MixtureOfThoughts
-from mot.serving.engine import Ask, Begun, Failed, Job, Jobs, Said, Token, spell
+from mot.runtime.flags import one_line
+from mot.serving.engine import Engine, GenerationRequest, Job, Prefilled, RequestFailed, TextDelta, Token, detokenize
 from mot.thoughts import choose_thoughts, repeats
 
-PROBE = "The quick brown fox jumps over the lazy dog."  # both sides must cut it into the same tokens
-PULSE = 2.0  # seconds between two looks at whether vLLM lives
+PROBE = "The quick brown fox jumps over the lazy dog."  # both sides must split it into the same tokens
+HEALTH_SECONDS = 2.0  # between two health checks of vLLM
 NEVER = -100  # logit bias of the thought tokens inside a text, the least that the API takes
 
 
-class VllmEngine(Jobs):
+class VllmEngine(Engine):
     """A job is a task of an event loop in a thread of its own.
 
-    `counts` has, beside the jobs': prefills and prefill_tokens that vLLM was asked for; tokens.
-    Raises ValueError where there is no vLLM, or another model in it.
+    `counts` also has prefills and prefill_tokens that vLLM was asked for, and tokens.
+    Raises ValueError if there is no vLLM at `url`, or another model in it.
     """
 
     def __init__(self, url: str, path: str, max_batch: int, max_queue: int):
         super().__init__(MixtureOfThoughts.without_weights(path), max_batch, max_queue)
         if self.mixture.thought_length > 1:
             raise ValueError(
-                f"--engine vllm: a thought of {path} is a word of {self.mixture.thought_length} tokens, which is not routed over HTTP; "
-                "leave --engine vllm out"
+                f"--engine vllm: a thought of {path} is a sequence of {self.mixture.thought_length} tokens, "
+                "which is not routed over HTTP; leave --engine vllm out"
             )
         self.url, self.reachable = url.rstrip("/"), True
         self.tasks: dict[Job, asyncio.Task] = {}
         key = os.environ.get("VLLM_API_KEY")
-        # Texts may take minutes; what must be quick is that something answers at all.
         self.http = httpx.AsyncClient(
             base_url=self.url,
             headers={"authorization": f"Bearer {key}"} if key else {},
-            timeout=httpx.Timeout(None, connect=5.0),
+            timeout=httpx.Timeout(None, connect=5.0),  # a text may take minutes, a connection may not
             limits=httpx.Limits(max_connections=None, max_keepalive_connections=256),
             trust_env=False,
         )
@@ -59,28 +60,28 @@ class VllmEngine(Jobs):
         self.thread = threading.Thread(target=self._run, name="vllm", daemon=True)
         self.thread.start()
         try:
-            asyncio.run_coroutine_threadsafe(self._meet(path), self.loop).result()
+            asyncio.run_coroutine_threadsafe(self._handshake(path), self.loop).result()
         except ValueError:
             self.close()
             raise
-        self.pulse = asyncio.run_coroutine_threadsafe(self._watch(), self.loop)
+        self.health = asyncio.run_coroutine_threadsafe(self._poll_health(), self.loop)
 
-    # What the API asks, from any thread -----------------------------------------------------------------------------
+    # Called by the API, from any thread -----------------------------------------------------------------------------
 
     def wake(self) -> None:
         self.loop.call_soon_threadsafe(self._admit)
 
     def cancel(self, job: Job) -> None:
-        """vLLM stops when the connection closes."""
+        """Close the job's connections, at which vLLM stops computing."""
         if job.outcome is None:
             self.loop.call_soon_threadsafe(self._cancel, job)
 
-    def cost(self, prompt: int, texts: int, max_tokens: int) -> int:
-        """Tokens in vLLM's cache at most: the prompt's own are there once."""
-        return prompt + max(texts, 1) * (1 + max_tokens)
+    def cost(self, prompt_tokens: int, sampling: SamplingParams) -> int:
+        """The most tokens in vLLM's cache, which holds the prompt once."""
+        return prompt_tokens + max(sampling.num_thoughts, 1) * (1 + sampling.max_new_tokens)
 
     def alive(self) -> bool:
-        """Does vLLM answer?"""
+        """True if vLLM answers."""
         return self.thread.is_alive() and self.reachable
 
     def close(self) -> None:
@@ -100,14 +101,15 @@ class VllmEngine(Jobs):
         self.loop.run_until_complete(self.http.aclose())
         self.loop.close()
 
-    async def _meet(self, path: str) -> None:
-        """Is there a vLLM, and does it serve this model?"""
+    async def _handshake(self, path: str) -> None:
+        """Check that a vLLM answers and serves this model. Raises ValueError."""
         where, mixture = f"--vllm_url {self.url}", self.mixture
         try:
-            models = (await self._answer("GET", "/v1/models"))["data"]
+            models = (await self._request("GET", "/v1/models"))["data"]
         except (httpx.HTTPError, httpx.InvalidURL, ValueError, KeyError) as e:
             raise ValueError(
-                f"{where}: no vLLM answers there ({_short(e)}); start one with `vllm serve {path}`, or leave --engine vllm out"
+                f"{where}: no vLLM answers there ({_message(e)}); start one with `vllm serve {path}`, "
+                "or leave --engine vllm out"
             ) from None
         self.name = models[0]["id"]
         context = models[0].get("max_model_len") or mixture.model.config.max_position_embeddings
@@ -115,29 +117,29 @@ class VllmEngine(Jobs):
         ids = mixture.tokenizer(PROBE, add_special_tokens=False)["input_ids"]
         try:
             body = {"model": self.name, "prompt": PROBE, "add_special_tokens": False}
-            theirs = (await self._answer("POST", "/tokenize", body))["tokens"]
+            theirs = (await self._request("POST", "/tokenize", body))["tokens"]
             if theirs != ids:
                 raise ValueError("another tokenizer")
             if mixture.thoughts:
                 await self._route(ids or [mixture.tokenizer.eos_token_id])
         except (httpx.HTTPError, ValueError, KeyError) as e:
             raise ValueError(
-                f"{where}: serves '{self.name}', which cannot stand for --model {path} ({_short(e)}); start it with "
+                f"{where}: serves '{self.name}', which is not --model {path} ({_message(e)}); start it with "
                 f"`vllm serve {path} --max-logprobs {max(20, len(mixture.thoughts))}`"
             ) from None
 
-    async def _watch(self) -> None:
+    async def _poll_health(self) -> None:
         while True:
-            await asyncio.sleep(PULSE)
+            await asyncio.sleep(HEALTH_SECONDS)
             try:
                 self.reachable = (await self.http.get("/health", timeout=10.0)).status_code == 200
             except httpx.HTTPError:
                 self.reachable = False
 
     def _admit(self) -> None:
-        """In the order in which they came."""
+        """Start waiting jobs in order of arrival."""
         with self.work:
-            while self.waiting and not self.closed and self._texts_fit():
+            while self.waiting and not self.closed and self._next_fits():
                 job = self.waiting.popleft()
                 self.running.append(job)
                 self.tasks[job] = self.loop.create_task(self._work(job))
@@ -152,21 +154,23 @@ class VllmEngine(Jobs):
             self._end(job, "aborted")
 
     async def _work(self, job: Job) -> None:
-        """A mistake ends the job that it befalls, not the engine."""
+        """Compute one job. An exception fails this job only."""
         try:
-            following = await self._begin(job)
-            generators = generators_of(job.seed, job.ask.prompt, following)
+            chosen = await self._prefill(job)
+            generators = generators_of(job.request.sampling.seed, job.request.prompt, chosen)
             async with asyncio.TaskGroup() as texts:
-                for place, (k, g) in enumerate(zip(following, generators, strict=True)):
-                    texts.create_task(self._follow(job, place, k, g.initial_seed()))
+                for place, (k, g) in enumerate(zip(chosen, generators, strict=True)):
+                    texts.create_task(self._generate(job, place, k, g.initial_seed()))
             self._end(job, "completed")
         except asyncio.CancelledError:
-            self._end(job, "aborted")
+            # The API cancels as soon as it has every text, perhaps before vLLM has closed the streams.
+            complete = job.request.sampling.num_thoughts > 0 and job.unfinished == 0
+            self._end(job, "completed" if complete else "aborted")
         except Exception as e:
             first = e.exceptions[0] if isinstance(e, ExceptionGroup) else e
             self._end(job, "failed")
-            gone = isinstance(first, httpx.TransportError)
-            self._emit(job, Failed(f"vLLM: {_short(first)}", 503 if gone else 500))
+            status = 503 if isinstance(first, httpx.TransportError) else 500
+            self._emit(job, RequestFailed(f"vLLM: {_message(first)}", status))
 
     def _end(self, job: Job, outcome: str) -> None:
         self.tasks.pop(job, None)
@@ -175,24 +179,25 @@ class VllmEngine(Jobs):
 
     # One job --------------------------------------------------------------------------------------------------------
 
-    async def _begin(self, job: Job) -> list[int]:
-        """Route, choose, and tell so; the thought of every text that is to be generated."""
-        ask, mixture = job.ask, self.mixture
-        router_N = await self._route(ask.ids) if mixture.thoughts else torch.zeros(1)
-        prompt = await self._score(ask) if ask.score_prompt else []
-        N, K = len(router_N), ask.texts
+    async def _prefill(self, job: Job) -> list[int]:
+        """Route, choose, and emit Prefilled. Returns the thought of every text that is to be generated."""
+        request, mixture, sampling = job.request, self.mixture, job.request.sampling
+        router_N = await self._route(request.ids) if mixture.thoughts else torch.zeros(1)
+        prompt = await self._score_prompt(request) if request.score_prompt else []
+        N, K = len(router_N), sampling.num_thoughts
         p_N = router_N.softmax(-1)
-        chosen = list(ask.thoughts or ())
-        if K and ask.thoughts is None:
-            g = generator_of(job.seed, ask.prompt, "router")
-            few_k = choose_thoughts(router_N[None], min(K, N), ask.creativity, g).thought_k
+        chosen = list(request.thoughts or ())
+        if K and request.thoughts is None:
+            generator = generator_of(sampling.seed, request.prompt, "router")
+            few_k = choose_thoughts(router_N[None], min(K, N), sampling.creativity, generator).thought_k
             chosen = few_k[repeats(p_N[few_k][None], K)[0]].tolist()
-        self._emit(job, Begun(p_N.tolist() if mixture.thoughts else [], [(k, p_N[k].item()) for k in chosen], prompt))
+        router = p_N.tolist() if mixture.thoughts else []
+        self._emit(job, Prefilled(router, [(k, p_N[k].item()) for k in chosen], prompt))
         self.counts["prefills"] += 1
-        self.counts["prefill_tokens"] += len(ask.ids)
-        if ask.max_tokens == 0:
+        self.counts["prefill_tokens"] += len(request.ids)
+        if sampling.max_new_tokens == 0:
             for place in range(K):
-                self._emit(job, Said(place, "", [], "length", 0, 0.0))
+                self._emit(job, TextDelta(place, "", [], "length", 0, 0.0))
             return []
         return chosen
 
@@ -201,71 +206,74 @@ class VllmEngine(Jobs):
         thoughts = self.mixture.thoughts
         body = {"prompt": ids, "max_tokens": 1, "temperature": 0, "allowed_token_ids": thoughts}
         body |= {"logprobs": len(thoughts), "logprob_token_ids": thoughts, "return_tokens_as_token_ids": True}
-        answer = await self._answer("POST", "/v1/completions", {"model": self.name, **body})
-        told = answer["choices"][0]["logprobs"]["top_logprobs"][0]
-        return torch.tensor([told[f"token_id:{id}"] for id in thoughts])
+        answer = await self._request("POST", "/v1/completions", {"model": self.name, **body})
+        logprobs = answer["choices"][0]["logprobs"]["top_logprobs"][0]
+        return torch.tensor([logprobs[f"token_id:{id}"] for id in thoughts])
 
-    async def _score(self, ask: Ask) -> list[Token]:
+    async def _score_prompt(self, request: GenerationRequest) -> list[Token]:
         """The prompt's tokens with their log-probabilities. The first has none."""
-        body = {"model": self.name, "prompt": ask.ids, "max_tokens": 1, "prompt_logprobs": ask.top or 0}
-        answer = await self._answer("POST", "/v1/completions", body)
+        count = request.top_logprobs or 0
+        body = {"model": self.name, "prompt": request.ids, "max_tokens": 1, "prompt_logprobs": count}
+        answer = await self._request("POST", "/v1/completions", body)
         tokens = []
-        for id, told in zip(ask.ids, answer["choices"][0]["prompt_logprobs"], strict=True):
-            told = {int(i): entry["logprob"] for i, entry in (told or {}).items()}
-            best = sorted(told.items(), key=lambda pair: -pair[1])[: ask.top or 0]
-            tokens.append(Token(id, 0, told.get(id), tuple(best)))
+        for id, entries in zip(request.ids, answer["choices"][0]["prompt_logprobs"], strict=True):
+            logprobs = {int(i): entry["logprob"] for i, entry in (entries or {}).items()}
+            best = sorted(logprobs.items(), key=lambda pair: -pair[1])[:count]
+            tokens.append(Token(id, 0, logprobs.get(id), tuple(best)))
         return tokens
 
-    async def _follow(self, job: Job, place: int, k: int, seed: int) -> None:
-        """One text: what vLLM streams, as what the API tells."""
-        ask, mixture = job.ask, self.mixture
-        thoughts = mixture.thoughts
+    def _body(self, request: GenerationRequest, k: int, seed: int) -> dict:
+        """The body of the request that continues the prompt with thought `k`."""
+        sampling, thoughts = request.sampling, self.mixture.thoughts
         body = {
             "model": self.name,
-            "prompt": ask.ids + (mixture.tokens_of(k) if thoughts else []),
-            "max_tokens": ask.max_tokens,
-            "temperature": ask.temperature,
-            "top_p": ask.top_p,
-            "stop": list(ask.stops),
-            "stop_token_ids": mixture.ends,
+            "prompt": request.ids + (self.mixture.tokens_of(k) if thoughts else []),
+            "max_tokens": sampling.max_new_tokens,
+            "temperature": sampling.temperature,
+            "top_p": sampling.top_p,
+            "stop": list(request.stops),
+            "stop_token_ids": self.mixture.ends,
             "logit_bias": {str(id): NEVER for id in thoughts},
-            "logprobs": ask.top or 0,
+            "logprobs": request.top_logprobs or 0,
             "return_tokens_as_token_ids": True,
             "return_token_ids": True,
             "stream": True,
         }
-        if ask.seed is not None:
-            body["seed"] = seed
-        generated, total, finish = 0, 0.0, None
-        said, decoded = [], (0, 0)  # ids, and how far they are text: see `spell`
-        spelled, told_to, kept = 0, 0, []  # characters of the ids, of what is told; tokens not yet told
-        async for chunk in self._stream(body):
+        return body | {"seed": seed} if request.seeded else body
+
+    async def _generate(self, job: Job, place: int, k: int, seed: int) -> None:
+        """Stream one text from vLLM and emit it as TextDeltas."""
+        request, mixture = job.request, self.mixture
+        generated, logprob_sum, finish = 0, 0.0, None
+        ids, decoded = [], (0, 0)  # of `detokenize`
+        characters, emitted, pending = 0, 0, []  # characters of `ids`, characters emitted, tokens not yet emitted
+        async for chunk in self._stream(self._body(request, k, seed)):
             (choice,) = chunk["choices"]
-            told, ids = choice["logprobs"] or {"token_logprobs": [], "top_logprobs": []}, choice["token_ids"] or []
-            finish = choice["finish_reason"]
-            for id, logprob, best in zip(ids, told["token_logprobs"], told["top_logprobs"], strict=False):
-                generated, total = generated + 1, total + logprob
+            logprobs = choice["logprobs"] or {"token_logprobs": [], "top_logprobs": []}
+            new_ids, finish = choice["token_ids"] or [], choice["finish_reason"]
+            for id, logprob, best in zip(new_ids, logprobs["token_logprobs"], logprobs["top_logprobs"], strict=False):
+                generated, logprob_sum = generated + 1, logprob_sum + logprob
                 if id in mixture.ends:
                     continue
-                if ask.top is not None:
+                if request.top_logprobs is not None:
                     top = [(int(name.removeprefix("token_id:")), lp) for name, lp in (best or {}).items()]
-                    kept.append(Token(id, spelled, logprob, tuple(top[: ask.top])))
-                said.append(id)
-                more, decoded = spell(mixture.tokenizer, said, decoded, False)
-                spelled += len(more)
-            text, cut = choice["text"], isinstance(choice.get("stop_reason"), str)  # a number where an id has ended it
+                    pending.append(Token(id, characters, logprob, tuple(top[: request.top_logprobs])))
+                ids.append(id)
+                added, decoded = detokenize(mixture.tokenizer, ids, decoded, False)
+                characters += len(added)
+            text, cut = choice["text"], isinstance(choice.get("stop_reason"), str)  # a number if a token id ended it
             if finish and not cut:  # vLLM drops the bytes of a character that never became whole
-                text += spell(mixture.tokenizer, said, decoded, True)[0]
-            told_to += len(text)
-            self.counts["tokens"] += len(ids)
+                text += detokenize(mixture.tokenizer, ids, decoded, True)[0]
+            emitted += len(text)
+            self.counts["tokens"] += len(new_ids)
             if finish == "abort":
-                raise ValueError("the text was aborted")
-            job.left -= finish is not None
+                raise ValueError("vLLM aborted the text")
+            job.unfinished -= finish is not None
             if text or finish:
-                # vLLM holds a text back that may become a stop or a character; the tokens wait for it.
-                tokens = [t for t in kept if t.at < told_to or (finish and not cut)]
-                kept = kept[len(tokens) :]
-                self._emit(job, Said(place, text, tokens, finish, generated, total / max(generated, 1)))
+                # vLLM holds back text that may become a stop or a character; its tokens wait for the text.
+                tokens = [t for t in pending if t.offset < emitted or (finish and not cut)]
+                pending = pending[len(tokens) :]
+                self._emit(job, TextDelta(place, text, tokens, finish, generated, logprob_sum / max(generated, 1)))
         if finish is None:
             raise httpx.RemoteProtocolError("the stream broke off")
 
@@ -280,12 +288,13 @@ class VllmEngine(Jobs):
                         raise ValueError(str(chunk["error"]))
                     yield chunk
 
-    async def _answer(self, method: str, path: str, body: dict | None = None) -> dict:
+    async def _request(self, method: str, path: str, body: dict | None = None) -> dict:
         answer = await self.http.request(method, path, json=body)
         if answer.status_code != 200:
             raise ValueError(f"{answer.status_code} {answer.text}")
         return answer.json()
 
 
-def _short(e: Exception) -> str:
-    return " ".join(f"{type(e).__name__ if not str(e) else e}".split())[:200]
+def _message(e: Exception) -> str:
+    """One line: some exceptions of httpx have no message but their name."""
+    return one_line(str(e) or type(e).__name__, 200)

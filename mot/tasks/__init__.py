@@ -1,77 +1,118 @@
-"""Tasks with known answers: one module each, all of one shape, with ceilings computed in code.
+"""Tasks with known answers: what to train on, what is right, and how many right answers there are.
 
-    rows(n, seed) -> [(prompt, completion)]     the same for the same seed
-    verify(prompt, text) -> str | None          the answer that the text is, spelt one way only; None if it is none
-    answers(prompt) -> int                      how many different answers the prompt has
+    tasks.training("forks", seed=42), tasks.held_out("forks")     rows (prompt, completion)
+    task = tasks.load("forks")                                    a `Task`: rows, verify, answers
+    len({task.verify(prompt, text) for text in texts} - {None})   distinct valid answers, for every task alike
+    independence_ceiling(task.answers(prompt), 8)                 how many of them 8 independent draws can find
 
-So `len({verify(prompt, text) for text in texts} - {None})` counts different answers for every task alike, and
-`independence_ceiling` says how many of them independent draws could find. Two tasks have no prompt and so many answers
-that counting is not the point: they are judged by `creativity` against their one training set.
+To add a task, write one file that satisfies `Task` and name it in TASKS, with its `Facts`. A task with a parameter is
+an instance whose bound methods the file exports, as in `rows, verify, answers = default.rows, default.verify,
+default.answers`.
+
+Two tasks have no prompt and too many answers to count. They are scored by `creativity`, against their one training set.
+No torch here, and nothing heavy: a task imports what it needs inside its functions.
 """
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from importlib import import_module
-from types import ModuleType
+from typing import Protocol
 
-TASKS = ("forks", "chains", "circle", "siblings", "countdown")
 Pairs = list[tuple[str, str]]
+
+
+class Task(Protocol):
+    """What a file of this folder offers."""
+
+    def rows(self, n: int, seed: int) -> Pairs:
+        """n rows (prompt, completion), the same for the same seed. Raises ValueError if the rows come from a file."""
+
+    def verify(self, prompt: str, text: str) -> str | None:
+        """The answer that `text` gives, in its one spelling, or None if it gives no valid answer."""
+
+    def answers(self, prompt: str) -> int | None:
+        """How many different answers the prompt has; None if that is unknown."""
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What the commands must know of a task before they load it."""
+
+    answer_tokens: int | None = None  # room for the longest answer and its end-of-text token; None: unknown
+    own_rows: bool = True  # it makes its rows and held-out prompts; otherwise they come from files
+    recurring: bool = False  # it has few prompts, so rows are held out, not prompts
+    creative: bool = False  # it is scored by `creativity`
+    training_rows: int | None = None  # rows of its one training set; None: --seed draws TRAIN_ROWS of them
+    words: bool = False  # its answers are sentences, so measures of words make sense
+    measures: tuple[str, ...] = ()  # further functions of its file, (prompt, text) -> truthy if the text has the fault
+
+
+TASKS = {
+    "forks": Facts(answer_tokens=7),
+    "chains": Facts(answer_tokens=17, recurring=True),
+    "circle": Facts(answer_tokens=20, recurring=True, creative=True, training_rows=10_000),
+    "siblings": Facts(answer_tokens=7, recurring=True, creative=True, training_rows=50_000),
+    "countdown": Facts(answer_tokens=16),
+    "e2e": Facts(own_rows=False, words=True, measures=("added",)),
+}
+OWN_ROWS = tuple(name for name, facts in TASKS.items() if facts.own_rows)
+CREATIVE = tuple(name for name, facts in TASKS.items() if facts.creative)
+
 TRAIN_ROWS, HELD_OUT_ROWS = 100_000, 512
-HELD_OUT_SEED = 2**40  # no --seed reaches it: held-out prompts are the same for every run
-CREATIVE = {"circle": 10_000, "siblings": 50_000}  # tasks judged by `creativity`, and the rows of their training set
+HELD_OUT_SEED = 2**40  # greater than any --seed: held-out prompts are the same for every run
 CREATIVE_SEED = HELD_OUT_SEED + 1
-RECURRING = ("chains", *CREATIVE)  # tasks of few prompts: their rows are held out, not their prompts
 
 
-def load(name: str) -> ModuleType:
-    """The task's module: `rows`, `verify`, `answers`."""
-    assert name in (*TASKS, "e2e"), name
+def load(name: str) -> Task:
+    """The task of that name."""
+    assert name in TASKS, name
     return import_module(f"mot.tasks.{name}")
 
 
 def held_out(name: str) -> Pairs:
-    """Rows (prompt, completion) that no training run sees; of a task that is not `RECURRING`, not even their prompts."""
+    """Rows (prompt, completion) that no run trains on. Unless prompts recur, no run sees their prompts either."""
     return load(name).rows(HELD_OUT_ROWS, HELD_OUT_SEED)
 
 
 def training(name: str, seed: int) -> Pairs:
-    """Rows (prompt, completion) to train on, what is held out left out.
+    """Rows (prompt, completion) to train on, without those that are held out.
 
-    A creative task has one training set whatever the seed: whoever judges a model must know what it has seen.
+    A creative task has one training set for all seeds, because an evaluation must know what the model has seen.
     """
-    unseen = set(held_out(name))
-    prompts = set() if name in RECURRING else {prompt for prompt, _ in unseen}
-    number, seed = (CREATIVE[name], CREATIVE_SEED) if name in CREATIVE else (TRAIN_ROWS, seed)
+    facts, unseen = TASKS[name], set(held_out(name))
+    prompts = set() if facts.recurring else {row[0] for row in unseen}
+    number, seed = (facts.training_rows, CREATIVE_SEED) if facts.training_rows else (TRAIN_ROWS, seed)
     return [row for row in load(name).rows(number, seed) if row[0] not in prompts and row not in unseen]
 
 
 def independence_ceiling(answers: int, k: int) -> float:
-    """Most distinct answers, in expectation, that k independent draws find, 1 .. min(answers, k): M (1 - (1 - 1/M)^k).
+    """Most distinct answers that k independent draws find in expectation: M (1 - (1 - 1/M)^k), 1 .. min(M, k).
 
-    Uniform over the M answers is the best law for it, so no temperature, top-p or seed gets further.
+    The uniform distribution over the M answers attains it, so no temperature, top-p or seed finds more.
     """
     return answers * (1 - (1 - 1 / answers) ** k)
 
 
 def creativity(name: str, texts: list[str], training: Pairs) -> float:
-    """Share of `texts` that are valid, answers not in the training rows, and not repeats of one another: 0 .. 1.
+    """Share of `texts` that are valid, not answers of training rows, and not repeats of one another: 0 .. 1.
 
     "Algorithmic creativity" of Nagarajan et al. 2025 (arXiv 2504.15266). Raises ValueError if there are no texts.
     """
     if not texts:
         raise ValueError("creativity: no texts; sample at least one")
-    return len(_said(name, texts) - _said(name, [text for _, text in training])) / len(texts)
+    return len(_answers(name, texts) - _answers(name, [row[1] for row in training])) / len(texts)
 
 
 def creativity_ceiling(name: str, training: Pairs, samples: int) -> float:
-    """Expected creativity of a perfect sampler of the training law, after these training rows: 0 .. 1, closed form.
+    """Expected creativity of a perfect sampler of the training distribution, given these training rows: 0 .. 1, exact.
 
-    It draws `samples` times uniformly from the M answers, U of them in the training rows:
-    (M - U)(1 - (1 - 1/M)^samples) / samples. Drawing independently is what it pays for; thoughts may go beyond it.
+    It draws `samples` times uniformly from the M answers, of which the training rows show U:
+    (M - U)(1 - (1 - 1/M)^samples) / samples. Thoughts are not independent draws and may exceed it.
     """
-    M, U = load(name).answers(""), len(_said(name, [text for _, text in training]))
+    M, U = load(name).answers(""), len(_answers(name, [row[1] for row in training]))
     return (M - U) / M * independence_ceiling(M, samples) / samples
 
 
-def _said(name: str, texts: Iterable[str]) -> set[str]:
+def _answers(name: str, texts: Iterable[str]) -> set[str]:
     verify = load(name).verify
     return {verify("", text) for text in texts} - {None}

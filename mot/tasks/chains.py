@@ -1,13 +1,13 @@
-"""chains: from state A, the next 15 states of one of four Markov chains, and nobody says of which.
+"""chains: from state A, the next 15 states of one of four Markov chains. The prompt does not say which chain.
 
     prompt   "A"                   always
     answer   "CCEHFACEAEFGBGC"     15 transitions of one chain, drawn anew for every row
 
-What a thought must recover is one chain's transition matrix: `recovered` compares MATRICES with the transitions in what each
-thought says; a model without thoughts says the average of the four. (All rows start alike because thoughts could as well
-share out the starting states, or assign themselves to chains differently after each: that explains the text no worse.) From
-every state a chain reaches four of the eight, with probabilities WEIGHTS, by four permutations that never agree: so all rows
-of its matrix have one entropy, and the true entropy of the mixture is known but for one small term.
+A thought should recover one chain's transition matrix. `recovered` compares MATRICES with the transitions in the texts
+of each thought; a model without thoughts learns the average of the four. All rows start in the same state: with
+several, thoughts could divide the starting states instead, which explains the texts equally well. From every state a
+chain reaches four of the eight, with probabilities WEIGHTS, by four permutations that never agree. So all rows of its
+matrix have the same entropy, and the true entropy of the mixture is known up to one small term.
 """
 
 import math
@@ -15,9 +15,9 @@ import random
 from itertools import accumulate, pairwise, permutations, takewhile
 
 STATES = "ABCDEFGH"
-START, LENGTH = "A", 15  # of a row: its first state, its transitions
+START, LENGTH = "A", 15  # first state of a row, and its number of transitions
 CHAINS = 4
-WEIGHTS = (0.55, 0.25, 0.15, 0.05)  # of a state's four successors
+WEIGHTS = (0.55, 0.25, 0.15, 0.05)  # probabilities of a state's four successors
 _rng = random.Random("chains")
 
 
@@ -30,17 +30,19 @@ def _disjoint_permutations() -> list[str]:
     return chosen
 
 
-SUCCESSORS = []  # of chain c, by weight i: the string whose letter s follows state s
+SUCCESSORS = []  # [c][i][s]: the state that follows state s in chain c with probability WEIGHTS[i]
 while len(SUCCESSORS) < CHAINS:
     new = _disjoint_permutations()
-    if all(a != b for old in SUCCESSORS for a, b in zip(old[0], new[0], strict=True)):  # likeliest successors differ
+    if all(
+        a != b for old in SUCCESSORS for a, b in zip(old[0], new[0], strict=True)
+    ):  # the most probable successors differ
         SUCCESSORS.append(new)
 
 MATRICES = [  # [c][s][t] = P(t follows s in chain c)
     [[sum(w for w, p in zip(WEIGHTS, chain, strict=True) if p[s] == t) for t in STATES] for s in range(len(STATES))]
     for chain in SUCCESSORS
 ]
-ENTROPY_RATE = -sum(w * math.log(w) for w in WEIGHTS)  # nats per transition, of every chain, and of endless sequences
+ENTROPY_RATE = -sum(w * math.log(w) for w in WEIGHTS)  # nats per transition, of every chain and of endless sequences
 
 
 def rows(n: int, seed: int) -> list[tuple[str, str]]:
@@ -56,7 +58,7 @@ def rows(n: int, seed: int) -> list[tuple[str, str]]:
 
 
 def verify(prompt: str, text: str) -> str | None:
-    """The number of the chain that makes these 15 states likeliest; None if they are not so many or no chain can make them."""
+    """The number of the chain under which the 15 states are most probable; None if no chain can produce them."""
     if len(text) != LENGTH or not set(text) <= set(STATES):
         return None
     likelihoods = _likelihoods(prompt + text)
@@ -69,22 +71,22 @@ def answers(prompt: str) -> int:
 
 
 def _likelihoods(path: str) -> list[float]:
-    """p(path after its first state | that state, chain), for every chain."""
+    """p(path after its first state | first state, chain), for every chain."""
     places = [STATES.index(state) for state in path]
     return [math.prod(matrix[s][t] for s, t in pairwise(places)) for matrix in MATRICES]
 
 
 def nll(prompt: str, text: str) -> float:
-    """True -log p(text | prompt) under the mixture, in nats for the whole text, > 0; inf if no chain can make it."""
+    """True -log p(text | prompt) under the mixture, in nats for the whole text, > 0; inf if no chain can produce it."""
     p = sum(_likelihoods(prompt + text)) / CHAINS
     return -math.log(p) if p else math.inf
 
 
 def entropy(n: int = 10_000, seed: int = 0) -> float:
-    """True entropy of the mixture in nats per token, the end-of-text token counted: what a mixture NLL can come down to.
+    """True entropy of the mixture in nats per token, end-of-text included: the lower bound of a mixture NLL.
 
-    (15 ENTROPY_RATE + I) / 16. I = log 4 - E[entropy of the posterior over chains] is what a row tells about its
-    chain; its expectation is taken over n drawn rows (n = 10,000: standard error below 1e-4 of the result).
+    (15 ENTROPY_RATE + I) / 16. I = log 4 - E[entropy of the posterior over chains] is the information of a row about
+    its chain. The expectation is taken over n drawn rows (n = 10,000: standard error below 1e-4 of the result).
     """
     information = 0.0
     for prompt, text in rows(n, seed):
@@ -95,24 +97,26 @@ def entropy(n: int = 10_000, seed: int = 0) -> float:
 
 
 def transition_matrix(texts: list[str]) -> list[list[float]]:
-    """[s][t]: the share of t among the states that follow s in the texts, each begun in A; 0 where s is never left.
+    """[s][t]: the share of t among the states that follow s in the texts, which start in A; 0 if nothing follows s.
 
-    A symbol that is no state ends a text. 1,000 texts of the very chain come within 0.03 of its matrix, 4,000 within 0.02.
+    A text ends at the first symbol that is not a state. 1,000 texts of a chain come within 0.03 of its matrix, 4,000
+    within 0.02.
     """
     counts = [[0] * len(STATES) for _ in STATES]
     for text in texts:
-        said = "".join(takewhile(STATES.__contains__, text))
-        for s, t in pairwise(START + said):
+        path = "".join(takewhile(STATES.__contains__, text))
+        for s, t in pairwise(START + path):
             counts[STATES.index(s)][STATES.index(t)] += 1
     return [[n / max(1, sum(row)) for n in row] for row in counts]
 
 
 def recovered(found: list[list[list[float]]]) -> list[tuple[int, float]]:
-    """For every chain (its thought, the largest absolute error of that thought's matrix), the best assignment.
+    """For every chain (its thought, the largest absolute error of that thought's matrix), under the best assignment.
 
-    `found[k][s][t]`: probability that thought k goes from state s to t, e.g. `transition_matrix` of texts that it drew. Different chains get different
-    thoughts; the largest error is made small first, then the sum. Errors are in 0 .. 1. Raises ValueError for fewer
-    thoughts than chains, or other shapes. To see what a model without thoughts knows, give its matrix four times.
+    `found[k][s][t]`: probability that thought k goes from state s to t, e.g. the `transition_matrix` of its texts.
+    Different chains get different thoughts. The best assignment has the smallest largest error, then the smallest sum.
+    Errors are in 0 .. 1. Raises ValueError for fewer thoughts than chains, or other shapes. For a model without
+    thoughts, give its matrix four times.
     """
     size = len(STATES)
     if len(found) < CHAINS or any(len(m) != size or any(len(row) != size for row in m) for m in found):

@@ -3,11 +3,12 @@
     prompt   "3,4,7,12=31>"     four numbers of 2 .. 13 in ascending order, a target of 1 .. 100 that is none of them
     answer   "3+4*7"            + - * / and parentheses; need not use every number; arithmetic is exact (fractions)
 
-Two spellings of one computation are one answer: what commuting, regrouping, needless parentheses and moved signs leave the
-same, as 7*4+3 and (3)+(4*7), or 13-2*(4-9) and 13+2*(9-4). For numbers in general position, spellings are one answer exactly
-if they are one rational function of the numbers. No number is 1: x*1 and x/1 would be two, and every answer would have many.
+Spellings that differ only by commuting, regrouping, needless parentheses or moved signs are one answer, such as 7*4+3
+and (3)+(4*7), or 13-2*(4-9) and 13+2*(9-4). For numbers in general position, two spellings are one answer exactly if
+they are the same rational function of the numbers. No number is 1, because x*1 and x/1 would be different answers.
 """
 
+import ast
 import random
 import re
 from collections import Counter
@@ -16,18 +17,18 @@ from typing import NamedTuple
 
 NUMBERS = range(2, 14)
 GIVEN = 4
-USED = (2, 3, 3, 4, 4, 4, 4, 4)  # how many of them a training answer uses, each as likely
+USED = (2, 3, 3, 4, 4, 4, 4, 4)  # how many of them a training answer uses; each entry is equally likely
 TARGETS = range(1, 101)
-LONGEST = 40  # characters of an answer; the longest that has no needless parentheses takes 15
+LONGEST = 40  # most characters of an answer; without needless parentheses 15 are enough
 TOKEN = re.compile(r"[1-9][0-9]?|[-+*/()]")
 
 
 class Node(NamedTuple):
-    """A computation up to its sign: value >= 0, its one spelling, and the signed (1, -1) terms or factors it consists of."""
+    """A computation up to its sign: value >= 0, its one spelling, and its terms or factors with their signs (1, -1)."""
 
     value: Fraction
     text: str
-    kind: str  # "+" of terms, "*" of factors, "" a number
+    kind: str  # "+": a sum of terms, "*": a product of factors, "": a number
     parts: tuple[tuple[int, "Node"], ...]
 
 
@@ -45,15 +46,15 @@ def add(a: Node, b: Node, sign: int) -> tuple[int, Node]:
     value = sum((s * term.value for s, term in terms), Fraction(0))
 
     def oriented(o: int) -> list[tuple[int, Node]]:
-        signed = [(o * s if term.value else 1, term) for s, term in terms]  # x + 0 and x - 0 are one
+        signed = [(o * s if term.value else 1, term) for s, term in terms]  # x + 0 and x - 0 are the same
         return sorted(signed, key=lambda part: (-part[0], part[1].text))
 
-    def spelt(parts: list[tuple[int, Node]]) -> str:
+    def spelling(parts: list[tuple[int, Node]]) -> str:
         return "".join("-+"[s > 0] + term.text for s, term in parts).removeprefix("+")
 
     orientations = [oriented(1 if value > 0 else -1)] if value else [oriented(1), oriented(-1)]
-    parts = min((p for p in orientations if p[0][0] > 0), key=spelt)
-    return 1 if value >= 0 else -1, Node(abs(value), spelt(parts), "+", tuple(parts))
+    parts = min((p for p in orientations if p[0][0] > 0), key=spelling)
+    return 1 if value >= 0 else -1, Node(abs(value), spelling(parts), "+", tuple(parts))
 
 
 def multiply(a: Node, b: Node, exponent: int) -> Node | None:
@@ -101,67 +102,52 @@ def _problem(prompt: str) -> tuple[list[int], int]:
 
 
 def verify(prompt: str, text: str) -> str | None:
-    """The computation in its one spelling, if the text is one of the prompt's numbers, each at most once, with its target."""
+    """The computation in its one spelling, if it hits the target with the prompt's numbers, each at most once."""
     numbers, target = _problem(prompt)
-    tokens = TOKEN.findall(text)
-    if len(text) > LONGEST or "".join(tokens) != text:
+    if len(text) > LONGEST or "".join(TOKEN.findall(text)) != text:
         return None
-    used = Counter(int(t) for t in tokens if t.isdigit())
     try:
-        sign, node = _expression(tokens)
-    except (_NotAnExpression, ZeroDivisionError):
+        sign, node, used = parse(text)
+    except (SyntaxError, ZeroDivisionError):
         return None
-    return node.text if not tokens and sign * node.value == target and used <= Counter(numbers) else None
+    return node.text if sign * node.value == target and Counter(used) <= Counter(numbers) else None
 
 
-class _NotAnExpression(Exception):
-    pass
+def parse(text: str) -> tuple[int, Node, list[int]]:
+    """(sign, node of the absolute value, numbers used) of an expression of TOKENs, at most LONGEST characters.
 
+    Raises SyntaxError for anything but numbers, + - * / and parentheses, and ZeroDivisionError.
+    """
+    used: list[int] = []
 
-# expression = term (("+" | "-") term)*    term = factor (("*" | "/") factor)*    factor = number | "(" expression ")"
-# Each takes its tokens off the front of the list, or raises.
+    def walk(tree: ast.expr) -> tuple[int, Node]:
+        match tree:
+            case ast.Constant(value=n):
+                used.append(n)
+                return 1, number(n)
+            case ast.BinOp(left, ast.Add() | ast.Sub() as operator, right):
+                (s, a), (t, b) = walk(left), walk(right)
+                # s * a + plus * t * b  =  s * (a + s * plus * t * b)
+                plus = 1 if isinstance(operator, ast.Add) else -1
+                sign, node = add(a, b, s * plus * t)
+                return s * sign, node
+            case ast.BinOp(left, ast.Mult() | ast.Div() as operator, right):
+                (s, a), (t, b) = walk(left), walk(right)
+                node = multiply(a, b, 1 if isinstance(operator, ast.Mult) else -1)
+                if node is None:
+                    raise ZeroDivisionError
+                return s * t, node
+        raise SyntaxError  # a sign, a power, a call: Python knows more than this task
 
-
-def _expression(tokens: list[str]) -> tuple[int, Node]:
-    sign, node = _term(tokens)
-    while tokens and tokens[0] in "+-":
-        plus = 1 if tokens.pop(0) == "+" else -1
-        s, following = _term(tokens)
-        # sign * node + plus * s * following, up to the first sign
-        flipped, node = add(node, following, sign * plus * s)
-        sign *= flipped
-    return sign, node
-
-
-def _term(tokens: list[str]) -> tuple[int, Node]:
-    sign, node = _factor(tokens)
-    while tokens and tokens[0] in "*/":
-        exponent = 1 if tokens.pop(0) == "*" else -1
-        s, following = _factor(tokens)
-        node = multiply(node, following, exponent)
-        if node is None:
-            raise ZeroDivisionError
-        sign *= s
-    return sign, node
-
-
-def _factor(tokens: list[str]) -> tuple[int, Node]:
-    first = tokens.pop(0) if tokens else ""
-    if first.isdigit():
-        return 1, number(int(first))
-    if first != "(":
-        raise _NotAnExpression
-    inside = _expression(tokens)
-    if not tokens or tokens.pop(0) != ")":
-        raise _NotAnExpression
-    return inside
+    sign, node = walk(ast.parse(text, mode="eval").body)
+    return sign, node, used
 
 
 def solutions(prompt: str) -> list[str]:
-    """Every answer to the prompt in its one spelling, sorted: by search over all computations (some 10 ms)."""
+    """Every answer to the prompt in its one spelling, sorted, by search over all computations (about 10 ms)."""
     numbers, target = _problem(prompt)
     everything = 2 ** len(numbers) - 1
-    nodes = {1 << i: {str(n): number(n)} for i, n in enumerate(numbers)}  # by the set of places used, then by spelling
+    nodes = {1 << i: {str(n): number(n)} for i, n in enumerate(numbers)}  # by the set of numbers used, then by spelling
     reached = {str(n) for n in numbers if n == target}
     for used in range(1, everything + 1):
         made = nodes.setdefault(used, {})
@@ -171,7 +157,7 @@ def solutions(prompt: str) -> list[str]:
                 continue
             for a in nodes[part].values():
                 for b in nodes[rest].values():
-                    # Of all four numbers only what hits the target is spelt out: that is what takes time.
+                    # With all four numbers, only computations that hit the target are built: building takes the time.
                     for node in _combined(a, b, target if used == everything else None):
                         made[node.text] = node
         reached |= {text for text, node in made.items() if node.value == target}
@@ -179,7 +165,7 @@ def solutions(prompt: str) -> list[str]:
 
 
 def _combined(a: Node, b: Node, target: int | None) -> list[Node]:
-    """The computations that have a and b as operands, up to sign: all, or those with the value `target`."""
+    """The computations with operands a and b, up to sign: all of them, or those with the value `target`."""
     x, y, some = a.value, b.value, target is None
     made = [add(a, b, 1)[1]] if some or x + y == target else []
     made += [add(a, b, -1)[1]] if some or abs(x - y) == target else []
@@ -190,5 +176,5 @@ def _combined(a: Node, b: Node, target: int | None) -> list[Node]:
 
 
 def answers(prompt: str) -> int:
-    """Different computations that reach the target."""
+    """How many different computations reach the target."""
     return len(solutions(prompt))

@@ -1,10 +1,10 @@
-"""e2e: describe a restaurant: say every attribute of the prompt, gainsay none.
+"""e2e: describe a restaurant; state every attribute of the prompt and contradict none.
 
     prompt   "name[Cotto], eatType[coffee shop], priceRange[cheap], near[The Portland Arms]"
     answer   "Near The Portland Arms is Cotto, an inexpensive coffee shop."
 
-The prompts come from a file (cleaned E2E, Dusek et al. 2019, arXiv 1911.03905), so there is no `rows` and no `answers`.
-The text is read with the patterns and words below; how often they are right on a file of people's descriptions:
+Prompts and training rows come from a file (cleaned E2E, Dusek et al. 2019, arXiv 1911.03905), and the number of answers
+is unknown. The verifier reads a text with the patterns and words below. How often it is right on human descriptions:
 
     python -m mot.tasks.e2e ../shared/data/e2e/train.jsonl
 """
@@ -18,7 +18,7 @@ from collections import defaultdict
 from functools import cache
 from itertools import pairwise
 
-Said = dict[str, set[str]]
+Slots = dict[str, set[str]]
 ATTRIBUTE = re.compile(r"([^\[\], ][^\[\],]*)\[([^\]]*)\]")
 
 # People write "cheap" for "less than £20" and "three stars" for "average", so two names of one level are one value.
@@ -55,8 +55,8 @@ VALUES = {
 SLOTS = ("name", *VALUES, "near")
 ONE_ONLY = (*LEVELS, "familyFriendly")  # slots whose values exclude each other
 
-# The benchmark's venues, to tell "near Raja Indian Cuisine" from Indian food. Those that are words too (Clowns, Ranch,
-# Strada, Giraffe, Avalon) are known only where the prompt has them.
+# The benchmark's venues, to tell "near Raja Indian Cuisine" from Indian food. Names that are also words (Clowns, Ranch,
+# Strada, Giraffe, Avalon) are recognised only if the prompt has them.
 VENUES = """Alimentum|Aromi|Bibimbap House|Blue Spice|Browns Cambridge|Cocum|Cotto|Fitzbillies|Green Man|Loch Fyne|\
 Midsummer House|Taste of Cambridge|The Cambridge Blue|The Cricketers|The Dumpling Tree|The Eagle|The Golden Curry|\
 The Golden Palace|The Mill|The Olive Grove|The Phoenix|The Plough|The Punter|The Rice Boat|The Twenty Two|The Vaults|\
@@ -74,7 +74,7 @@ RATING = set(
     "rating ratings rated rate rates rank ranked ranking review reviews reviewed customer customers star stars "
     "score scores scored satisfaction recommended regarded feedback".split()
 )
-EITHER_WORDS = _by_word(  # of price or of rating: their noun says which
+EITHER_WORDS = _by_word(  # price or rating: the noun beside them decides
     low="low lower lowest lowly",
     mid="average averagely moderate moderately mid medium middle reasonable reasonably decent fair fairly",
     high="high highly higher highest",
@@ -86,7 +86,7 @@ PRICE_WORDS = _by_word(
 RATING_WORDS = _by_word(
     low="poor poorly bad badly terrible negative",
     mid="mediocre ok okay",
-    good="good well",  # people write it of 3 out of 5 as often as of 5, so it fits both
+    good="good well",  # people write it for 3 out of 5 as often as for 5, so it fits both
     high="great excellent best top outstanding fantastic superb wonderful amazing perfect",
 )
 GRADED = {**EITHER_WORDS, **PRICE_WORDS, **RATING_WORDS}
@@ -119,8 +119,8 @@ NOT = set(
 )
 _graded_word = rf"(?:{'|'.join(GRADED)})\b"
 LIST = re.compile(rf"\b{_graded_word}(?:(?: ,)?(?: and| or)? {_graded_word}){{2,}}|\b{_graded_word} or {_graded_word}")
-BREAK = set(". , and but with while".split())  # what parts a word from its noun
-VERB = set("is are has have it its or yet though although".split())  # what parts it from a noun that follows
+BREAK = set(". , and but with while".split())  # separates a word from its noun
+VERB = set("is are has have it its or yet though although".split())  # separates a word from a noun that follows
 
 
 def _folded(text: str) -> str:
@@ -129,7 +129,7 @@ def _folded(text: str) -> str:
 
 
 def plain(text: str) -> str:
-    """The text in its one spelling: lower case, no accents, no punctuation but £, words one space apart."""
+    """The text in its one spelling: lower case, no accents, no punctuation but £, single spaces between words."""
     return _spaced(_folded(text), "£")
 
 
@@ -137,35 +137,36 @@ def _spaced(text: str, kept: str) -> str:
     return " ".join("".join(c if c.isalnum() or c in kept else " " for c in re.sub(r"\s*£\s*", " £", text)).split())
 
 
-def attributes(prompt: str) -> Said:
-    """What the prompt asks for, by slot: values, or levels of price and rating.
+def attributes(prompt: str) -> Slots:
+    """What the prompt asks for, by slot: values, or levels of price and rating. Some rows have a slot twice.
 
-    The data give some slots twice. Raises ValueError for no slot, or one that the benchmark has not, or such a value.
+    Raises ValueError if there is no slot, or if the benchmark does not have a slot or value.
     """
-    found: Said = defaultdict(set)
+    found: Slots = defaultdict(set)
     for slot, value in ATTRIBUTE.findall(prompt):
         known = VALUES.get(slot, {value: value} if plain(value) else {})
         if slot not in SLOTS or value not in known:
-            raise ValueError(f"e2e: {slot}[{value}] is no attribute of the benchmark; slots are {', '.join(SLOTS)}")
+            raise ValueError(f"e2e: {slot}[{value}] is not an attribute of the benchmark; slots are {', '.join(SLOTS)}")
         found[slot].add(known[value])
     if not found:
         raise ValueError(f"e2e: the prompt has no attribute such as food[Chinese]: {prompt!r}")
     return dict(found)
 
 
-def says(prompt: str, text: str) -> Said:
-    """What the text says, by slot, as `attributes` gives it; "another" is a venue that the prompt does not have."""
-    asked = attributes(prompt)
+def stated(prompt: str, text: str) -> Slots:
+    """What the text states, by slot, in the form of `attributes`; "another": a venue that the prompt does not have."""
+    given = attributes(prompt)
     text = re.sub(r"(?<=\d)[.,](?=\d)", " ", _folded(text).replace("+", " plus ").replace("/", " out of "))
     text = re.sub(r"[.!?;]+", " . ", re.sub(r"[,()]", " , ", text))
     text = re.sub(r"\bnot (?:too |very |so |that )?far\b", "near", _spaced(text, "£.,"))
-    # Venues go first, for they contain words of other slots; what stands for them is in capitals, as no pattern is.
-    venues = {mark: sorted(asked.get(slot, ())) for mark, slot in (("NEAR", "near"), ("NAME", "name"))}
+    # Venues come first, because they contain words of other slots. Their marks are in capitals, which no pattern
+    # matches.
+    venues = {mark: sorted(given.get(slot, ())) for mark, slot in (("NEAR", "near"), ("NAME", "name"))}
     for mark, names in venues.items():
         for i, name in enumerate(names):
             text = _venue(name).sub(f"{mark}{i}", text)
     text = _others().sub("OTHER", text)
-    found: Said = {slot: set() for slot in SLOTS}
+    found: Slots = {slot: set() for slot in SLOTS}
     for i, name in enumerate(venues["NAME"]):
         if re.search(rf"(?<!near )(?<!near to )(?<!close to )(?<!next to )(?<!beside )\bNAME{i}\b", text):
             found["name"].add(name)
@@ -200,7 +201,7 @@ def _others() -> re.Pattern[str]:
 
 
 def _family(text: str) -> set[str]:
-    """What is said of KIDs; a negation counts up to 6 words before and 4 after, within the clause."""
+    """What is stated of KIDs. A negation counts up to 6 words before and 4 words after, within the clause."""
     found = {"no"} if re.search(r"\badults?\b", text) else set()
     for clause in re.split(r" ?[.,] ?| (?:but|and|although|though|however|while|yet) ", text):
         for kid in re.finditer(r"\bKID\b", clause):
@@ -213,7 +214,7 @@ def _family(text: str) -> set[str]:
     return found
 
 
-def _graded(text: str) -> Said:
+def _graded(text: str) -> Slots:
     """Levels of price and rating."""
     text = re.sub(r"\btwenty\b", "20", text).replace("£", "")
     text = re.sub(r"\b(20|25|30)(?: ?(?:pounds?|euros?|gbp)\b)?", r"£\1", text)
@@ -247,7 +248,7 @@ def _negated(words: list[str], i: int) -> bool:
 
 
 def _noun(words: list[str], i: int) -> str | None:
-    """The noun of price or rating that word i goes with: "prices are high", "high prices", "rated very high"."""
+    """The noun of price or rating to which word i belongs: "prices are high", "high prices", "rated very high"."""
     if i > 1 and words[i - 1] in {"is", "are", "was", "were", "of", "being"} and words[i - 2] in PRICE | RATING:
         return words[i - 2]
     after, before = words[i + 1 : i + 7], words[max(0, i - 7) : i][::-1]
@@ -268,9 +269,10 @@ def _fitting(slot: str, values: set[str]) -> set[str]:
 def missing(prompt: str, text: str) -> list[str]:
     """The prompt's slots that the text does not express.
 
-    Of a slot given twice it must say both values; of two prices, two ratings, yes and no, one: they exclude each other.
+    If the prompt has a slot twice, the text must state both values, or one if they exclude each other (two prices, two
+    ratings, yes and no).
     """
-    found = says(prompt, text)
+    found = stated(prompt, text)
     return [
         slot
         for slot, values in attributes(prompt).items()
@@ -279,25 +281,34 @@ def missing(prompt: str, text: str) -> list[str]:
 
 
 def contradicted(prompt: str, text: str) -> list[str]:
-    """The prompt's slots of which the text says another value too, or instead."""
-    found = says(prompt, text)
+    """The prompt's slots for which the text states another value as well, or instead."""
+    found = stated(prompt, text)
     return [slot for slot, values in attributes(prompt).items() if found[slot] - _fitting(slot, values)]
 
 
 def added(prompt: str, text: str) -> list[str]:
-    """The slots that the text states and the prompt has not; `verify` does not mind them (docs/tasks.md says why)."""
+    """The slots that the text states and the prompt does not have. `verify` allows them: see docs/tasks.md."""
     given = attributes(prompt)
-    return [slot for slot, values in says(prompt, text).items() if values and slot not in given]
+    return [slot for slot, values in stated(prompt, text).items() if values and slot not in given]
 
 
 def verify(prompt: str, text: str) -> str | None:
-    """The text in its one spelling if it says every attribute of the prompt and contradicts none; else None."""
+    """The text in its one spelling if it states every attribute of the prompt and contradicts none; else None."""
     copied = "[" in unicodedata.normalize("NFKC", text) or "eattype" in _folded(text)
     return None if copied or missing(prompt, text) or contradicted(prompt, text) else plain(text)
 
 
+def rows(n: int, seed: int) -> list[tuple[str, str]]:
+    """Raises ValueError: the rows come from a file."""
+    raise ValueError("e2e: its rows come from a file; give --train_file or --prompts")
+
+
+def answers(prompt: str) -> None:
+    """Unknown: a restaurant can be described in any number of ways."""
+
+
 def main(path: str) -> None:
-    """Print the share of the file's completions accepted, and rejected after a change that makes them wrong."""
+    """Print the share of a file's completions that are accepted, and rejected after a change that makes them wrong."""
     with open(path, encoding="utf-8") as file:
         rows = [(row["prompt"], row["completion"]) for row in map(json.loads, file)]
     rng, prompts = random.Random("e2e"), sorted({prompt for prompt, _ in rows})
@@ -310,16 +321,16 @@ def main(path: str) -> None:
         namesakes[prompt.split("]")[0]].append(prompt)
     tally: dict[str, list[bool]] = defaultdict(list)
     for prompt, text in rows:
-        asked, said, pairs = attributes(prompt), plain(text), ATTRIBUTE.findall(prompt)
+        asked, words, pairs = attributes(prompt), plain(text), ATTRIBUTE.findall(prompt)
         tally["accepted"].append(verify(prompt, text) is not None)
-        tally["state a slot that the prompt has not"].append(bool(added(prompt, text)))
+        tally["state a slot that the prompt does not have"].append(bool(added(prompt, text)))
         for slot, value in pairs:
             meaning = VALUES.get(slot) or {name: name for name in pool[slot]}
             if [s for s, _ in pairs].count(slot) == 1:
                 other = rng.choice([v for v in meaning if meaning[v] != meaning[value]])
                 changed = prompt.replace(f"{slot}[{value}]", f"{slot}[{other}]")
                 tally[f"rejected for another {slot}"].append(verify(changed, text) is None)
-            if (cut := re.sub(rf"\b{plain(value)}\b", "", said)) != said and slot != "familyFriendly":
+            if (cut := re.sub(rf"\b{plain(value)}\b", "", words)) != words and slot != "familyFriendly":
                 tally[f"rejected without the words of {slot}"].append(verify(prompt, cut) is None)
         same = namesakes[prompt.split("]")[0]]
         if others := [p for p in same if any(v - asked.get(s, set()) for s, v in attributes(p).items())]:

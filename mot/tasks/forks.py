@@ -1,16 +1,16 @@
-"""forks: 8 items in the prompt, any one of them may be answered, by its chain of five symbols.
+"""forks: 8 items in the prompt; the answer is the chain of five symbols of any one of them.
 
     prompt   "kQ3x+Zb7>"      8 distinct items of 64, in random order
-    answer   "FCQwz"          the chain of any one item, here k: symbol j is map j of the item; five fixed random maps
+    answer   "FCQwz"          the chain of item k: symbol j is map j of the item, for five fixed random maps
 
-Eight answers are equally good, so K independent draws find at most 8 (1 - (1 - 1/8)^K) of them: 5.25 of 8 for K = 8.
+Eight answers are equally good, so K independent draws find at most 8 (1 - (1 - 1/8)^K) of them: 5.25 of 8 if K = 8.
 """
 
 import random
 import string
 
 ITEMS = string.ascii_letters + string.digits + "+-"
-ANSWERS = 8  # equally good ones to every prompt
+ANSWERS = 8  # equally good answers to every prompt
 CHAIN = 5
 _maps = random.Random("forks")
 MAPS = [[_maps.choice(ITEMS) for _ in ITEMS] for _ in range(CHAIN)]
@@ -33,7 +33,7 @@ def rows(n: int, seed: int) -> list[tuple[str, str]]:
 
 
 def verify(prompt: str, answer: str) -> str | None:
-    """The item that the answer is the whole chain of, if it stands in the prompt; else None."""
+    """The item whose chain the answer is, if the prompt has that item; else None."""
     item = ITEM_OF.get(answer)
     return item if item is not None and item in prompt[:-1] else None
 

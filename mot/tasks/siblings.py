@@ -1,12 +1,13 @@
-"""siblings: nothing is asked; name two children and their parent, from a family tree that only the training rows show.
+"""siblings: no prompt; name two children and their parent, from a family tree that only the training rows show.
 
     prompt   ""
     answer   "iwGT4"     child iw, child GT, and 4, the parent of both
 
-"Sibling discovery" of Nagarajan et al. 2025 (arXiv 2504.15266): 5 parents with 500 children each; the parent stands last, so
-the second child can only be right for who has chosen a parent before saying so. There a child is one token; here, where a
-task has at most 256 symbols, it is two letters of 50, given to the parents at random, so a child's family must be learnt.
-Two children in the other order are the same answer: 623,750 answers. The 50,000 training rows, our choice, show 8 % of them.
+"Sibling discovery" of Nagarajan et al. 2025 (arXiv 2504.15266): 5 parents with 500 children each. The parent comes
+last, so a model must choose the parent before it writes the second child. In the paper a child is one token. Here a
+task has at most 256 symbols, so a child is two letters of 50. Names are given to parents at random, so a child's family
+must be learnt. Two children in the other order are the same answer: 623,750 answers. The 50,000 training rows (our
+choice) show 8 % of them.
 """
 
 import math
@@ -30,7 +31,7 @@ def rows(n: int, seed: int) -> list[tuple[str, str]]:
 
 
 def verify(prompt: str, text: str) -> str | None:
-    """The children in alphabetical order and their parent, if the text is two different children and the parent of both."""
+    """The children in alphabetical order and their parent, if the text is two children of that parent."""
     first, second, parent = text[:2], text[2:4], text[4:]
     if first == second or not parent or not PARENT_OF.get(first) == PARENT_OF.get(second) == parent:
         return None
@@ -38,5 +39,5 @@ def verify(prompt: str, text: str) -> str | None:
 
 
 def answers(prompt: str) -> int:
-    """All pairs of siblings."""
+    """The number of pairs of siblings."""
     return len(PARENTS) * math.comb(CHILDREN, 2)

@@ -1,14 +1,19 @@
-"""The model card: README.md in the output directory of a finished run, as the Hugging Face hub reads it. No torch here."""
+"""The model card: README.md in the output directory of a finished run, as the Hugging Face hub reads it. No torch here.
+
+write(directory, card(settings, metrics, parameters, steps, rows))
+"""
 
 import dataclasses
-import os
 import shlex
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from mot.training.settings import AdaptSettings, RunSettings, TrainSettings
+from mot.training.recipes import recipe_of
+from mot.training.settings import RunSettings
 
 CARD = "README.md"
+PLACES = {"output_dir", "overwrite", "resume_from", "allow_changed", "use_wandb", "track", "num_workers", "dry_run"}
+FILES = ("train_file", "eval_file", "general_file")
 NUMBERS = {
     "eval_base_nll": "base NLL: no thought in the context, nats per token",
     "eval_mixture_nll": "mixture NLL: -log sum over thoughts of p(thought) p(text given thought), nats per token",
@@ -19,25 +24,18 @@ NUMBERS = {
 
 
 def card(settings: RunSettings, metrics: dict[str, float], parameters: int, steps: int, rows: int) -> str:
-    """The text: YAML front matter, what it is, how to use it, what was measured, the command that made it, its limits."""
+    """Return the card: YAML front matter, description, use, measurements, the training command, limits.
+
+    `metrics` are the last evaluation's; `parameters` those that were trained; `rows` the training rows.
+    """
     import yaml
 
-    adapted = isinstance(settings, AdaptSettings)
-    front = {"library_name": "peft" if adapted else "transformers", "pipeline_tag": "text-generation"}
-    if adapted and not os.path.exists(settings.base_model):  # the hub knows no local paths
-        front["base_model"] = settings.base_model
-    front["tags"] = ["mixture-of-thoughts", *(["lora"] if adapted else [])]
-    N = settings.num_thoughts**settings.thought_length
-    what = (
-        "A plain causal language model (one thought)."
-        if settings.num_thoughts == 1
-        else f"A mixture of {N} thoughts: one prompt has {N} continuations that are meant to be different and good. A thought is a token; "
-        "`p(text | prompt) = sum over k of p(k | prompt) p(text | prompt, k)`, and the router p(k | prompt) is the model's own next-token "
-        "softmax over the thought tokens."
-    )
-    made = f"adapters (LoRA) and thought vectors for {_base(settings)}" if adapted else "trained from nothing"
-    opened = "peft.AutoPeftModelForCausalLM" if adapted else "transformers.AutoModelForCausalLM"
-    numbers = [f"| {words} | {metrics[name]:.4f} |" for name, words in NUMBERS.items() if name in metrics]
+    recipe = recipe_of(settings)
+    front = {"library_name": recipe.library, "pipeline_tag": "text-generation"}
+    if recipe.hub_base:
+        front["base_model"] = recipe.hub_base
+    front["tags"] = ["mixture-of-thoughts", *recipe.tags]
+    numbers = [f"| {text} | {metrics[name]:.4f} |" for name, text in NUMBERS.items() if name in metrics]
     versions = ", ".join(f"{name} {version(name)}" for name in ("torch", "transformers"))
     return f"""---
 {yaml.safe_dump(front, sort_keys=False).strip()}
@@ -45,22 +43,22 @@ def card(settings: RunSettings, metrics: dict[str, float], parameters: int, step
 
 # {settings.name()}
 
-{what}
+{_description(settings)}
 
-{parameters:,} parameters, {made}; {steps:,} steps on {rows:,} rows of {source(settings)}; seed {settings.seed}.
+{parameters:,} parameters, {recipe.made}; {steps:,} steps on {rows:,} rows of {source(settings)}; seed {settings.seed}.
 
 ## Use
 
 ```python
-from mot import MixtureOfThoughts  # pip install mixture-of-thoughts
+from mot import MixtureOfThoughts  # in a checkout of mixture-of-thoughts, after pip install -e .
 
 mixture = MixtureOfThoughts.from_pretrained("THIS_DIRECTORY")
 for thought in mixture.think("PROMPT", max_new_tokens=100, temperature=0.7, seed=0):
     print(thought.index, thought.probability, thought.text)
 ```
 
-`{opened}` loads it as well, with no code of ours: put a thought token (`<|thought_0|>` ..) behind the prompt, or none for
-the trunk.
+`{recipe.opens_with}` loads it as well, without our code: put a thought token (`<|thought_0|>` ..) after the prompt, or
+none for the trunk.
 
 ## Measured on held-out data
 
@@ -68,7 +66,8 @@ the trunk.
 |---|---|
 {chr(10).join(numbers) or "| nothing was measured | |"}
 
-Whether its thoughts are different *and* good these numbers do not say; `evaluate_diversity.py --model THIS_DIRECTORY` does.
+These numbers do not say whether its thoughts are different *and* good; `evaluate_diversity.py --model THIS_DIRECTORY`
+does.
 
 ## Made by
 
@@ -80,49 +79,51 @@ mixture-of-thoughts {_own_version()}, {versions}.
 
 ## Limits
 
-It says what its data say, true or not: nothing filters it, and neither facts nor safety were tested. No licence is stated
-here: those of the data{" and of the base model" if adapted else ""} bind; add `license:` to the front matter when you publish it.
+It repeats what its data say, true or not: there is no filter, and neither facts nor safety were tested. No licence is
+stated here: those of the data{recipe.licences} apply; add `license:` to the front matter when you publish it.
 """
 
 
 def write(directory: str | Path, text: str) -> None:
+    """Write the card into a model's directory."""
     Path(directory, CARD).write_text(text, encoding="utf-8")
 
 
 def source(settings: RunSettings) -> str:
-    """The data's name, without where it lies: paths and signed addresses are nobody else's business."""
-    if settings.task:
-        return f"the built-in task `{settings.task}`"
-    return f"`{settings.train_file.split('?')[0].rstrip('/').split('/')[-1]}`"
+    """Return the name of the data without its location: paths and signed addresses stay private."""
+    return f"the built-in task `{settings.task}`" if settings.task else f"`{_file_name(settings.train_file)}`"
 
 
 def command(settings: RunSettings) -> str:
-    """The training command: settings that are not the default, without those that say where."""
-    door = "train_lora_mot.py" if isinstance(settings, AdaptSettings) else "train_mot.py"
-    kind, words = AdaptSettings if isinstance(settings, AdaptSettings) else TrainSettings, []
-    for f in dataclasses.fields(kind):
+    """Return the training command: settings that are not the default, without those that name a place."""
+    recipe, words = recipe_of(settings), []
+    for f in dataclasses.fields(settings):
         value = getattr(settings, f.name)
-        if value == f.default or f.name in WHERE:
+        if value == f.default or f.name in PLACES:
             continue
-        if f.name in ("train_file", "eval_file", "general_file"):
-            value = value.split("?")[0].rstrip("/").split("/")[-1]
-        if f.name == "base_model":
-            value = _base(settings)
-        words += [f"--{f.name}"] if value is True else [f"--{f.name}", str(value)]
-    return shlex.join(["python", door, *words])
+        if value is True:
+            words.append(f"--{f.name}")
+        else:
+            words += [f"--{f.name}", _file_name(value) if f.name in FILES else recipe.shown(f.name)]
+    return shlex.join(["python", recipe.door, *words])
 
 
-def _base(settings: AdaptSettings) -> str:
-    """A hub id as it is; of a directory its name."""
-    return Path(settings.base_model).resolve().name if os.path.exists(settings.base_model) else settings.base_model
+def _description(settings: RunSettings) -> str:
+    if settings.num_thoughts == 1:
+        return "A plain causal language model (one thought)."
+    return (
+        f"A mixture of {settings.num_thoughts**settings.thought_length} thoughts: one prompt has as many "
+        "continuations, trained to be different and good. A thought is a token;\n"
+        "`p(text | prompt) = sum over k of p(k | prompt) p(text | prompt, k)`, and the router p(k | prompt) is the "
+        "model's own\nnext-token softmax over the thought tokens."
+    )
 
 
-WHERE = {"output_dir", "overwrite", "resume_from", "allow_changed", "use_wandb", "track", "num_workers", "dry_run"}
+def _file_name(path: str) -> str:
+    return path.split("?")[0].rstrip("/").split("/")[-1]
 
 
 def _own_version() -> str:
-    from importlib.metadata import PackageNotFoundError
-
     try:
         return version("mixture-of-thoughts")
     except PackageNotFoundError:  # a checkout that is not installed

@@ -1,13 +1,13 @@
-"""A run's directory and its checkpoints: claim one without losing anything else, seal and check the others.
+"""A run's directory and its checkpoints: claim a directory, seal a checkpoint, check and find checkpoints.
 
-    claim(output_dir, overwrite, goes_on, settings)    # run.json: this directory is a run's
+    claim(output_dir, overwrite, goes_on, settings)    # run.json: this directory belongs to a run
     seal(directory, step, facts)                       # manifest.json, written last: this checkpoint is complete
-    check(directory)                                   # the manifest, or ValueError naming what is not as it was written
-    find(resume_from, output_dir)                      # the newest checkpoint that is as it was written
-    differences(manifest, facts)                       # in what this run is not the run that wrote the checkpoint
+    check(directory)                                   # the manifest, or ValueError naming what is missing or damaged
+    find(resume_from, output_dir)                      # the newest undamaged checkpoint
+    differences(manifest, facts)                       # how this run differs from the run that wrote the checkpoint
 
-A checkpoint is what transformers' Trainer writes (weights, optimizer, schedule, random states) and a manifest with the size
-and sha256 of every file. Whatever is interrupted, full or damaged, a directory without a true manifest is not a checkpoint.
+A checkpoint is what transformers' Trainer writes (weights, optimizer, schedule, random states), our own state, and a
+manifest with the size and sha256 of every file. A directory without a valid manifest is not a checkpoint.
 """
 
 import hashlib
@@ -21,7 +21,7 @@ from mot.runtime.files import atomic_write_text, sync
 from mot.runtime.remote import MANIFEST, is_remote, step_of
 
 MARK = "run.json"
-HISTORY = ("metrics.jsonl", "samples.jsonl", "wandb_run_id")  # what a run has said so far: a checkpoint has copies
+HISTORY = ("metrics.jsonl", "samples.jsonl", "wandb_run_id")  # what a run has logged so far: a checkpoint has copies
 WRITTEN = (
     MARK,
     *HISTORY,
@@ -47,8 +47,8 @@ WRITTEN = (
 def claim(output_dir: str, overwrite: bool, goes_on: bool, settings: dict) -> None:
     """Make `output_dir` this run's own and write its settings there.
 
-    Raises ValueError, with everything as it was, if the directory holds another run (unless `overwrite`, or this run
-    `goes_on` from it) or something that is not a run at all.
+    Raises ValueError, and changes nothing, if the directory holds another run (unless `overwrite`, or this run `goes_on`
+    from it) or files that belong to no run.
     """
     directory = Path(output_dir)
     if os.path.exists(directory) and not directory.is_dir():
@@ -60,7 +60,8 @@ def claim(output_dir: str, overwrite: bool, goes_on: bool, settings: dict) -> No
             )
         if not overwrite and not goes_on:
             raise ValueError(
-                f"--output_dir {output_dir}: already holds a run; give another, --overwrite it, or go on with --resume_from auto"
+                f"--output_dir {output_dir}: already holds a run; give another, --overwrite it, or go on with "
+                "--resume_from auto"
             )
         for path in [] if goes_on else [path for pattern in WRITTEN for path in directory.glob(pattern)]:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
@@ -75,20 +76,30 @@ def claim(output_dir: str, overwrite: bool, goes_on: bool, settings: dict) -> No
 
 def require_space(output_dir: str, needed: int) -> None:
     """Raise ValueError if the disk under `output_dir` has less than `needed` bytes free."""
-    there = next(p for p in [Path(output_dir).resolve(), *Path(output_dir).resolve().parents] if os.path.isdir(p))
-    free = shutil.disk_usage(there).free
+    free = free_bytes(output_dir)
     if free < needed:
         raise ValueError(
-            f"--output_dir {output_dir}: checkpoints and model need {needed / 2**20:,.0f} MiB and the disk has {free / 2**20:,.0f} free; "
-            "free some, give another directory, or a smaller --save_total_limit"
+            f"--output_dir {output_dir}: checkpoints and model need {needed / 2**20:,.0f} MiB and the disk has "
+            f"{free / 2**20:,.0f} free; free some, give another directory, or a smaller --save_total_limit"
         )
 
 
-# Checkpoints ------------------------------------------------------------------------------------------------------------
+def free_bytes(output_dir: str) -> int:
+    """Return the free bytes of the disk that `output_dir`, which need not exist, is or would be on."""
+    path = Path(output_dir).resolve()
+    return shutil.disk_usage(next(p for p in [path, *path.parents] if os.path.isdir(p))).free
+
+
+def bytes_on_disk(directory: Path) -> int:
+    """Return what the files of a directory take on a disk with blocks of 4 KiB."""
+    return sum(-(-path.stat().st_size // 4096) * 4096 for path in _files(directory).values())
+
+
+# Checkpoints ---------------------------------------------------------------------------------------------------------
 
 
 def seal(directory: Path, step: int, facts: dict) -> None:
-    """Write the manifest: from here on the checkpoint in `directory` is complete. `facts`: what made it, see `differences`."""
+    """Write the manifest, which makes the checkpoint in `directory` complete. `facts` identify the run: `differences`."""
     files = {name: {"bytes": path.stat().st_size, "sha256": _digest(path)} for name, path in _files(directory).items()}
     for path in [*directory.rglob("*"), directory]:
         sync(path)
@@ -98,9 +109,9 @@ def seal(directory: Path, step: int, facts: dict) -> None:
 
 
 def check(directory: Path) -> dict:
-    """The manifest of a complete checkpoint whose every file is as it was written.
+    """Return the manifest of a complete checkpoint with undamaged files.
 
-    Raises ValueError naming what is missing, damaged, or there without being in the manifest. Nothing is unpickled.
+    Raises ValueError that names what is missing, damaged, or not in the manifest. Nothing is unpickled.
     """
     if not directory.is_dir():
         raise ValueError(f"{directory}: no such directory")
@@ -120,7 +131,8 @@ def check(directory: Path) -> dict:
     there = _files(directory)
     wrong = [f"{name} is missing" for name in body["files"] if name not in there]
     wrong += [f"{name} is not in the manifest" for name in there if name not in body["files"]]
-    wrong += [f"{MANIFEST} is of step {body['step']}"] * (step_of(directory.name) not in (None, body["step"]))
+    if step_of(directory.name) not in (None, body["step"]):
+        wrong.append(f"{MANIFEST} is of step {body['step']}")
     for name, written in body["files"].items():
         if name in there and there[name].stat().st_size != written["bytes"]:
             wrong.append(f"{name} has {there[name].stat().st_size:,} of {written['bytes']:,} bytes")
@@ -132,13 +144,13 @@ def check(directory: Path) -> dict:
 
 
 def checkpoints(output_dir: str) -> list[Path]:
-    """Directories checkpoint-STEP of a run, complete or not, oldest first."""
+    """Return the directories checkpoint-STEP of a run, complete or not, oldest first."""
     found = [p for p in Path(output_dir).glob("checkpoint-*") if step_of(p.name) is not None and p.is_dir()]
     return sorted(found, key=lambda p: step_of(p.name))
 
 
 def newest(output_dir: str) -> tuple[Path | None, dict, list[str]]:
-    """(directory, manifest) of a run's newest checkpoint that is as it was written, and what is wrong with newer ones."""
+    """Return directory and manifest of a run's newest undamaged checkpoint, and what is wrong with newer ones."""
     wrong = []
     for directory in reversed(checkpoints(output_dir)):
         try:
@@ -151,11 +163,11 @@ def newest(output_dir: str) -> tuple[Path | None, dict, list[str]]:
 def find(
     resume_from: str, output_dir: str, remote: str | None = None, scratch: str = ""
 ) -> tuple[Path | None, dict, list[str]]:
-    """What `--resume_from` means: (directory or None, its manifest, lines to say).
+    """Return the checkpoint that `--resume_from` names: (directory or None, its manifest, lines to print).
 
-    `auto`: the newest good checkpoint of `output_dir`, or of its `remote` original if that is newer; none if there is no good
-    one. A run's directory: its newest good checkpoint. A checkpoint's directory: that one. Raises ValueError where the last
-    two have none. Remote ones are downloaded into the directory `scratch`.
+    `auto`: the newest good checkpoint of `output_dir`, or of its `remote` original if that is newer; None if there is no
+    good one. A run's directory: its newest good checkpoint. A checkpoint's directory: that one. Raises ValueError if the
+    last two have none. Remote checkpoints are downloaded into the directory `scratch`.
     """
     if resume_from == "auto":
         directory, manifest, wrong = newest(output_dir)
@@ -188,7 +200,7 @@ def find(
 def newest_remote(
     run: str, scratch: str, only: str | None = None, newer_than: int = 0
 ) -> tuple[Path | None, dict, list[str]]:
-    """`newest` of the run at a remote address: its checkpoints (or `only` the one of that name), downloaded and checked."""
+    """`newest` of the run at a remote address, of all its checkpoints or `only` one name, downloaded and checked."""
     wrong = []
     for name in reversed(remote.checkpoints(run)):
         if step_of(name) > newer_than and only in (None, name):
@@ -201,7 +213,7 @@ def newest_remote(
 
 
 def differences(manifest: dict, facts: dict) -> list[str]:
-    """In what `facts` (name: value) are not those that the checkpoint was made with; a line each."""
+    """Return how `facts` (name: value) differ from those of the checkpoint, a line each."""
     before = manifest["facts"]
     return [
         name if isinstance(value, str) and len(value) == 64 else f"{name}: {before.get(name)}, not {value}"
@@ -211,13 +223,13 @@ def differences(manifest: dict, facts: dict) -> list[str]:
 
 
 def discard(directory: Path) -> None:
-    """Remove a checkpoint, manifest first: half-removed it is not one any more."""
+    """Remove a checkpoint, manifest first: a partly removed one must not look complete."""
     (directory / MANIFEST).unlink(missing_ok=True)
     shutil.rmtree(directory, ignore_errors=True)
 
 
 def prune(output_dir: str, keep: int) -> None:
-    """Discard the oldest checkpoints beyond the `keep` newest that have a manifest, and what was left unfinished before them."""
+    """Discard all that is older than the `keep` newest checkpoints with a manifest, also unfinished ones."""
     sealed = [p for p in checkpoints(output_dir) if (p / MANIFEST).is_file()]
     if len(sealed) > keep:
         for directory in checkpoints(output_dir):

@@ -1,12 +1,12 @@
-"""What a run takes: parameters, FLOPs, memory, hours and money. No torch: `mot cost` answers at once.
+"""What a run takes: parameters, FLOPs, memory, hours and money. No torch, so that `mot cost` is fast.
 
-    parameters(settings, entries)                  of the model that mot.model.build.build_model makes
+    parameters(settings, entries)                  of the model that mot.model.build.build_model returns
     cost_of_a_row(settings, P, T, windows=True)    training FLOPs of a row, in forward passes of one token
     activations(settings, width, layers, ...)      bytes
     estimate(settings, GPUS["l4"])                 hours, dollars, does it fit
 
 `train_mot.py --dry_run` and `mot cost` use the same functions: the first with what the data are, the second with --tokens.
-Prices are in mot/prices.yaml.
+Prices are in prices.yaml beside this file.
 """
 
 from dataclasses import dataclass, replace
@@ -22,37 +22,39 @@ STATE = 16  # bytes per trained parameter: fp32 weight, gradient and two moments
 
 
 def parameters(settings: TrainSettings, entries: int) -> int:
-    """Parameters of a fresh model whose tokenizer has so many entries, thought tokens among them."""
+    """Return the parameters of a fresh model whose tokenizer has `entries` entries, thought tokens included."""
     d = settings.hidden_size
     layer = 4 * d * d + 4 * d + 3 * d * mlp_width(d) + 2 * d  # attention with biases, MLP, two norms
     return 2 * entries * d + settings.num_layers * layer + d
 
 
 def cost_of_a_row(settings: RunSettings, P: float, T: float, windows: bool) -> float:
-    """Training FLOPs of a row, in units of one token's forward pass through the model; a backward pass is two of them.
+    """Return the training FLOPs of a row, in units of one token's forward pass; a backward pass is two of them.
 
-        3 (P + L + T)  M-step   +   P + N (L + T_scored)  E-step   +   3 (M - 1) (P + L + T)  compared rows, where there are
+        3 (P + L + T)  M-step   +   P + N (L + T_scored)  E-step   +   3 (M - 1) (P + L + T)  for a contrasted row
 
-    P, T: mean lengths of prompt and continuation; L thought tokens in a thought. `windows`: plain text, whose thoughts are
-    judged by their first tokens. That attention costs more for a late token than for an early one is left out, on both
-    sides alike.
+    P, T: mean lengths of prompt and continuation; L thought tokens in a thought. `windows`: plain text, of which the
+    E-step scores only the first tokens. The higher cost of attention for late tokens is left out, for all models alike.
     """
     scored = min(settings.estep_tokens or T, T) if windows else T
     N, L = settings.num_thoughts, settings.thought_length
     if N == 1:
         return 3 * (P + T)
     carries = 1 - settings.thought_dropout
-    compared = (1 - DIVERSITY_FROM) * DIVERSITY_SHARE * carries * (settings.diversity_weight > 0)
+    contrasted = (1 - DIVERSITY_FROM) * DIVERSITY_SHARE * carries * (settings.diversity_weight > 0)
     others = min(DIVERSITY_THOUGHTS, N) - 1
-    return 3 * (P + carries * L + T) + carries * (P + N * (L + scored)) + 3 * compared * others * (P + L + T)
+    return 3 * (P + carries * L + T) + carries * (P + N * (L + scored)) + 3 * contrasted * others * (P + L + T)
 
 
 def activations(
     settings: RunSettings, width: int, layers: int, entries: int, length: float, half: bool
 ) -> tuple[float, float]:
-    """Bytes that the M-step keeps for its backward pass, and that the E-step needs; rows have `length` tokens on average."""
+    """Return the bytes that the M-step keeps for its backward pass, and those that the E-step needs.
+
+    Rows have `length` tokens on average; `half`: activations have two bytes, not four.
+    """
     thoughts = settings.num_thoughts if settings.num_thoughts > 1 else 0
-    # A token leaves about 30 values of the model's width in every layer for the backward pass, and its logits three times.
+    # For the backward pass a token keeps about 30 values per unit of width in every layer, and three times its logits.
     per_token = 30 * width * layers + 3 * entries
     rows = settings.batch_size * (1 + DIVERSITY_SHARE * (min(DIVERSITY_THOUGHTS, thoughts or 1) - 1))
     read = settings.thought_length - 1 + min(settings.estep_tokens or settings.seq_length, length)
@@ -62,14 +64,14 @@ def activations(
 
 @cache
 def prices() -> dict:
-    """mot/prices.yaml."""
+    """The content of prices.yaml."""
     import yaml
 
-    return yaml.safe_load(files("mot.cloud").joinpath("prices.yaml").read_text(encoding="utf-8"))
+    return yaml.safe_load(files("mot.training").joinpath("prices.yaml").read_text(encoding="utf-8"))
 
 
 def require_gpu(gpu: str, spot: bool) -> dict:
-    """A GPU's entry of the price list. Raises ValueError if there is none, or not on these terms."""
+    """Return a GPU's entry of the price list. Raises ValueError if there is none, or none on these terms."""
     known = prices()
     if gpu in known["unsupported"]:
         raise ValueError(f"--gpu {gpu}: {known['unsupported'][gpu]}; give {', '.join(known['gpus'])}")
@@ -83,17 +85,17 @@ def require_gpu(gpu: str, spot: bool) -> dict:
 
 @dataclass
 class CostSettings(TrainSettings):
-    """Everything `mot cost` can be told: a training command, and what to pay with. No data are read."""
+    """The settings of `mot cost`: a training command, and a GPU. No data are read."""
 
     gpu: str | None = setting(None, "t4, l4, a100 or h100; default: a table of all", group="cost")
-    spot: bool = setting(False, "a machine that may be taken back at any moment, for less", group="cost")
+    spot: bool = setting(False, "a cheaper machine that the provider may take back at any moment", group="cost")
     tokens: float = setting(
         1e9, "to train on, over all epochs, in windows of --seq_length", "tokens", group="cost", above=0
     )
     utilisation: float = setting(
         0.25, "share of the GPU's peak that training reaches: an assumption", group="cost", above=0, high=1
     )
-    # Nobody pays for a GPU to use a tenth of it.
+    # On by default, because float32 uses a tenth of a GPU.
     bf16: bool = setting(True, "mixed precision (on a T4 float16); --no-bf16: float32", group="cost")
 
     def validate(self) -> None:
@@ -105,14 +107,14 @@ class CostSettings(TrainSettings):
             require_gpu(self.gpu, self.spot)
 
     def entries(self) -> int:
-        """The most that the tokenizer can have: a text may have fewer characters or words than --vocab_size."""
+        """Return the largest possible tokenizer: a text may have fewer characters or tokens than --vocab_size."""
         own = 3 if self.vocab_size < 257 else 2  # end, padding; of characters also unknown
         return self.vocab_size + own + (self.num_thoughts if self.num_thoughts > 1 else 0)
 
 
 @dataclass
 class Estimate:
-    """What a run would take on one GPU."""
+    """What a run takes on one GPU."""
 
     hours: float
     dollars: float
@@ -121,7 +123,7 @@ class Estimate:
 
 
 def work(settings: CostSettings) -> tuple[int, float, float]:
-    """(parameters, training FLOPs of all tokens, of a plain model's FLOPs so many times)."""
+    """Return (parameters, training FLOPs of all tokens, their ratio to a plain model's)."""
     count, T = parameters(settings, settings.entries()), settings.seq_length / 2
     each = cost_of_a_row(settings, T, T, windows=True)
     plain = cost_of_a_row(replace(settings, num_thoughts=1), T, T, windows=True)
@@ -132,12 +134,12 @@ def work(settings: CostSettings) -> tuple[int, float, float]:
 
 
 def price_of(about: dict, spot: bool) -> float | None:
-    """Dollars an hour of a price list's entry; None where it is not sold so."""
+    """Return dollars per hour of a price list's entry, or None if it is not sold on these terms."""
     return about["spot" if spot else "on_demand"]
 
 
 def estimate(settings: CostSettings, about: dict) -> Estimate:
-    """Hours, dollars and memory on the GPU of a price list's entry."""
+    """Return hours, dollars and memory on the GPU of a price list's entry."""
     count, flops, _ = work(settings)
     half = settings.bf16 or settings.fp16
     hours = flops / (about["tflops"]["half" if half else "single"] * 1e12 * settings.utilisation) / 3600
@@ -150,15 +152,18 @@ def estimate(settings: CostSettings, about: dict) -> Estimate:
 
 
 def report(settings: CostSettings) -> list[str]:
-    """What `mot cost` prints."""
+    """Return the lines that `mot cost` prints."""
     known = prices()
     count, flops, ratio = work(settings)
     precision = "mixed precision" if settings.bf16 or settings.fp16 else "float32"
     lines = [
-        f"model    {count:,} parameters: {settings.num_layers} layers of {settings.hidden_size}, {settings.entries():,} entries",
-        f"work     {settings.tokens:,.0f} tokens, {flops:.2e} FLOPs: {ratio:.2f} times a plain model's, for {settings.num_thoughts} thoughts",
+        f"model    {count:,} parameters: {settings.num_layers} layers of {settings.hidden_size}, "
+        f"{settings.entries():,} entries",
+        f"work     {settings.tokens:,.0f} tokens, {flops:.2e} FLOPs: {ratio:.2f} times a plain model's, "
+        f"for {settings.num_thoughts} thoughts",
         f"speed    {settings.utilisation:.0%} of the GPU's {precision} peak, an assumption: --utilisation",
-        f"prices   whole machine, {'spot' if settings.spot else 'on demand'}, {known['region']}, {known['date']}; boot disk and traffic apart",
+        f"prices   whole machine, {'spot' if settings.spot else 'on demand'}, {known['region']}, {known['date']}; "
+        "boot disk and traffic apart",
         "",
         f"{'GPU':6}{'machine':17}{'$/hour':>8}{'hours':>10}{'dollars':>11}   memory",
     ]

@@ -2,8 +2,8 @@
 
     write("outputs/run")       # OUTPUT/report/index.html and the figures as PNG
 
-The page holds its figures inside, requests nothing from a server and runs no script, so it can be mailed. A run that was
-interrupted or is still running has a report of what it has logged.
+The page holds its figures inside, requests nothing from a server and runs no script, so it can be mailed. A run that
+was interrupted or is still running has a report of what it has logged.
 """
 
 import dataclasses
@@ -15,8 +15,8 @@ from pathlib import Path
 
 from mot.reporting.figures import write_figures
 from mot.reporting.page import page
+from mot.training.run_log import METRICS, SAMPLES, read_metrics
 from mot.training.settings import AdaptSettings, TrainSettings
-from mot.training.tracking import METRICS, SAMPLES, read_metrics
 
 NLLS = {"eval_base_nll": "base", "eval_mixture_nll": "mixture", "eval_oracle_nll": "oracle"}
 LOSSES = {
@@ -218,24 +218,25 @@ def _num_thoughts(metrics: list[dict]) -> int:
 FIGURES = {
     "nll": (
         _nll,
-        "Negative log-likelihood of held-out text. The mixture is at the base or below it once thoughts help. The oracle "
-        "picks the best thought after seeing the answer, so the gap to it is what a better router could gain.",
+        "Negative log-likelihood of held-out text. The mixture is at the base or below it once thoughts help. The "
+        "oracle picks the best thought after seeing the answer, so the gap to it is what a better router could gain.",
     ),
     "losses": (
         _losses,
-        "The training losses. Dotted: log N; the router loss of a thought of L tokens starts near L log N. The router has "
-        "learnt something once its loss is below the line. All thoughts are in use while the usage entropy is near it. "
-        "Diversity is measured in the last 40 % of the steps.",
+        "The training losses. Dotted: log N; the router loss of a thought of L tokens starts near L log N. The "
+        "router has learnt something once its loss is below the line. All thoughts are in use while the usage "
+        "entropy is near it. Diversity is measured in the last 40 % of the steps.",
     ),
     "usage": (
         _usage,
-        "Which thoughts win the training rows. A row that stays dark is a thought that is never used. Thoughts of several "
-        "tokens are counted by their first token.",
+        "Which thoughts win the training rows. A row that stays dark is a thought that is never used. Thoughts of "
+        "several tokens are counted by their first token.",
     ),
     "effective": (
         _effective,
-        "How many thoughts are in use: the exponential of the entropy of usage, from 1 to N (dotted). For thoughts of "
-        "several tokens: the winners' first tokens in training, and the N sequences that held-out rows are scored with.",
+        "How many thoughts are in use: the exponential of the entropy of usage, from 1 to N (dotted). For thoughts "
+        "of several tokens: the winners' first tokens in training, and the N sequences that held-out rows are scored "
+        "with.",
     ),
     "throughput": (_throughput, "Training speed without evaluations, and the peak memory so far."),
 }

@@ -1,23 +1,26 @@
-"""What a training run is told. Names and defaults are those of the user's guide. No torch here."""
+"""The settings of a training run. Names and defaults are those of the user's guide. No torch here."""
 
 from dataclasses import dataclass
 
 from mot.data.settings import DataSettings, TokenizerSettings
 from mot.model.settings import AdapterSettings, ModelSettings
 from mot.runtime.flags import setting
-from mot.tasks import TASKS
+from mot.tasks import OWN_ROWS
 
-ANNEAL = 0.6  # of the steps: the E-step's temperature falls geometrically
-DIVERSITY_FROM = ANNEAL  # of the steps: earlier it would cement whatever difference is learnt first
-DIVERSITY_SHARE, DIVERSITY_THOUGHTS = 1 / 16, 4  # on this share of the rows, between the winner and three others
+ANNEAL = 0.6  # share of the steps in which the E-step's temperature falls, geometrically
+DIVERSITY_FROM = ANNEAL  # share of the steps without diversity loss; earlier it would fix the first differences
+DIVERSITY_SHARE, DIVERSITY_THOUGHTS = 1 / 16, 4  # share of the rows, and thoughts compared: the winner and three others
 
 TRACKERS = ("tensorboard", "trackio")
 
 
 @dataclass
 class RunSettings(DataSettings):
-    """What both training doors can be told."""
+    """Settings of training from scratch and of adapting."""
 
+    task: str | None = setting(
+        None, f"a built-in task with known answers instead of a file: {', '.join(OWN_ROWS)}", group="data"
+    )
     diversity_weight: float = setting(0.1, "weight of the divergence between thoughts", group="thoughts", low=0)
     entropy_weight: float = setting(
         0.05, "weight of the entropy of the router's mean probabilities", group="thoughts", low=0
@@ -25,21 +28,21 @@ class RunSettings(DataSettings):
     router_weight: float = setting(0.1, "weight of the router's cross-entropy", group="thoughts", low=0)
     thought_dropout: float = setting(
         0.1,
-        "share of rows that carry no thought token and keep the trunk a language model",
+        "share of rows without thought tokens; they keep the trunk a language model",
         group="thoughts",
         low=0,
         high=1,
     )
     estep_tokens: int = setting(
         32,
-        "plain text: a thought is judged by the first so many tokens of a continuation; 0: by all",
+        "plain text: tokens of a continuation by which the E-step scores a thought; 0: all",
         "tokens",
         "thoughts",
         low=0,
     )
     estep_temperature: float = setting(
         6.0,
-        "how softly rows are given to thoughts at first: the posterior is 1; falls to a twentieth",
+        "initial temperature of the responsibilities (1: the exact posterior), annealed to 1/20 of it",
         "nats per continuation",
         "thoughts",
         above=0,
@@ -49,48 +52,52 @@ class RunSettings(DataSettings):
     num_epochs: float = setting(10, "passes over the data", "epochs", "training", above=0)
     max_steps: int | None = setting(None, "updates; overrides num_epochs", "steps", "training", low=1)
     learning_rate: float | None = setting(
-        None, "peak; derived: 0.384 / hidden_size, at most 2e-3", group="training", above=0
+        None, "peak learning rate; default: 0.384 / hidden_size, at most 2e-3", group="training", above=0
     )
     warmup_ratio: float = setting(
-        0.1, "share of the steps in which the learning rate rises; then cosine to 5 %%", group="training", low=0, high=1
+        0.1,
+        "share of the steps in which the learning rate rises; then it falls as a cosine to 5 %%",
+        group="training",
+        low=0,
+        high=1,
     )
-    weight_decay: float = setting(0.1, "AdamW, on matrices", group="training", low=0)
+    weight_decay: float = setting(0.1, "weight decay of AdamW, on matrices", group="training", low=0)
     fp16: bool = setting(False, "mixed precision with loss scaling (GPU)", group="training")
     bf16: bool = setting(False, "mixed precision in bfloat16 (GPU or CPU)", group="training")
-    compile: bool = setting(False, "torch.compile the model", group="training")
+    compile: bool = setting(False, "compile the model with torch.compile", group="training")
     save_memory: bool = setting(
         False, "recompute activations in the backward pass: less memory, more time", group="training"
     )
     fsdp: bool = setting(
         False,
-        "torchrun: shard weights and optimizer over the processes (FSDP) instead of copying them",
+        "with torchrun: shard weights and optimizer over the processes (FSDP) instead of copying them",
         group="training",
     )
-    output_dir: str | None = setting(None, "where everything is written; default outputs/RUN_NAME")
-    run_name: str | None = setting(None, "default: data, thoughts and seed")
+    output_dir: str | None = setting(None, "output directory; default outputs/RUN_NAME")
+    run_name: str | None = setting(None, "name of the run; default: from data, thoughts and seed")
     save_every: int | None = setting(None, "checkpoint interval; default: a tenth of the run", "steps", low=1)
     save_total_limit: int = setting(3, "complete checkpoints to keep", "checkpoints", low=1)
     eval_every: int | None = setting(None, "evaluation interval; default: a fifth of the run", "steps", low=1)
-    eval_rows: int = setting(128, "held-out rows used by each evaluation, evenly spaced; 0: all", "rows", low=0)
+    eval_rows: int = setting(128, "held-out rows of each evaluation, evenly spaced; 0: all", "rows", low=0)
     resume_from: str | None = setting(
-        None, "auto: the newest good checkpoint of output_dir, if any; or a checkpoint's or run's directory"
+        None, "auto: the newest valid checkpoint of output_dir, if any; or the directory of a checkpoint or run"
     )
-    allow_changed: bool = setting(False, "resume although data or settings are not the checkpoint's")
-    overwrite: bool = setting(False, "remove the run that output_dir already holds")
+    allow_changed: bool = setting(False, "resume although data or settings differ from the checkpoint's")
+    overwrite: bool = setting(False, "replace the run that output_dir already holds")
     use_wandb: bool = setting(False, "log to Weights & Biases, project mixture-of-thoughts")
-    track: str | None = setting(None, "log to tensorboard or trackio as well, below output_dir")
+    track: str | None = setting(None, "also log to tensorboard or trackio, below output_dir")
     dry_run: bool = setting(False, "print parameters, tokens, steps and memory, and stop")
 
     def validate(self) -> None:
-        """Raise ValueError with one line that names the flag, the value and the way out."""
+        """Raise ValueError with one line that names the flag, the value and the remedy."""
         super().validate()
         if (self.train_file is None) == (self.task is None):
             both = "both are" if self.task else "neither is"
             raise ValueError(
                 f"--train_file or --task: {both} given; give exactly one, e.g. --train_file data.txt or --task forks"
             )
-        if self.task and self.task not in TASKS:
-            raise ValueError(f"--task {self.task}: unknown; there is {', '.join(TASKS)}")
+        if self.task and self.task not in OWN_ROWS:
+            raise ValueError(f"--task {self.task}: unknown; there is {', '.join(OWN_ROWS)}")
         if self.eval_file and self.task:
             raise ValueError(f"--eval_file {self.eval_file}: a task brings its own held-out prompts; leave it out")
         if self.track and self.track not in TRACKERS:
@@ -99,39 +106,43 @@ class RunSettings(DataSettings):
             raise ValueError("--fp16 and --bf16: give one of them")
 
     def name(self) -> str:
+        """Return the run's name."""
         source = self.task or self.train_file.split("?")[0].rstrip("/").split("/")[-1].rsplit(".", 1)[0]
         return self.run_name or f"{source}-{self.num_thoughts}thoughts-seed{self.seed}"
 
     def output(self) -> str:
+        """Return where the run is written."""
         return self.output_dir or f"outputs/{self.name()}"
 
 
 @dataclass
 class TrainSettings(RunSettings, TokenizerSettings, ModelSettings):
-    """Everything `train_mot.py` can be told: a model of its own, from nothing."""
+    """All settings of `train_mot.py`, which trains a model from scratch."""
 
     def peak_learning_rate(self) -> float:
+        """Return the learning rate after warm-up."""
         return self.learning_rate or min(2e-3, 0.384 / self.hidden_size)
 
 
 @dataclass
 class AdaptSettings(RunSettings, AdapterSettings):
-    """Everything `train_lora_mot.py` can be told: thoughts for a model that is there already, by adapters."""
+    """All settings of `train_lora_mot.py`, which gives thoughts to an existing model by adapters."""
 
     general_file: str | None = setting(
-        None, "a text that is not the data's kind: base NLL on it says what adapting costs elsewhere", group="data"
+        None, "a text of another kind; base NLL on it shows what adapting costs elsewhere", group="data"
     )
     num_epochs: float = setting(3, "passes over the data", "epochs", "training", above=0)
-    learning_rate: float = setting(5e-4, "peak; small bases take more", group="training", above=0)
-    weight_decay: float = setting(0.0, "AdamW, on adapters and thoughts", group="training", low=0)
+    learning_rate: float = setting(5e-4, "peak learning rate; small bases need more", group="training", above=0)
+    weight_decay: float = setting(0.0, "weight decay of AdamW, on adapters and thought tokens", group="training", low=0)
 
     def peak_learning_rate(self) -> float:
+        """Return the learning rate after warm-up."""
         return self.learning_rate
 
 
 @dataclass
 class ReportSettings:
-    """Everything `mot report` can be told."""
+    """All settings of `mot report`."""
 
     run: str | None = setting(None, "the output directory of a run, finished or not", positional=True)
 

@@ -138,7 +138,7 @@ def test_progress_without_a_terminal_says_count_and_time_left(capsys, monkeypatc
 
 
 def with_texts(tiny_run, output, thoughts, sampled, ablation=None):
-    """The evaluation of given texts: `thoughts(prompt)`, `sampled(prompt)` and `ablation(prompt)` return K = 4 texts."""
+    """The evaluation of given texts: each of `thoughts`, `sampled` and `ablation` maps a prompt to K = 4 texts."""
     baselines = "temperature,one_thought" if ablation else "temperature"
     evaluated(tiny_run, output, task="forks", baselines=baselines)
     rows = [json.loads(line) for line in (output / TEXTS).read_text().splitlines()]
@@ -292,7 +292,7 @@ def test_the_units_of_a_creative_task_are_draws(tmp_path):
 def test_measures_of_a_case_with_known_values():
     answers = ["a", "a", None, "b"]
     case = Case(EvaluationPrompt("p", ("x y",)), ["x y", "x y", "", "z w"], answers, [1.0, 2.0, 3.0, 6.0], 9, "forks")
-    values = {name: m.value(case) for name, m in MEASURES.items() if not {"creative", "e2e"} & set(m.needs)}
+    values = {name: m.value(case) for name, m in MEASURES.items() if not {"creative", "added"} & set(m.needs)}
     assert (values["validity"], values["distinct_valid"], values["pass_at_k"]) == (0.75, 2, 1)
     assert (values["judge_nll"], values["different_texts"]) == (3, 3)
     assert values["recall"] == 0.5  # two of min(8 answers, 4 texts)
@@ -318,7 +318,7 @@ def test_measures_of_a_case_with_known_values():
         ({"task": "forks", "measures": "judge_nll"}, "--measures judge_nll: .*; give --judge"),
         (
             {"task": "forks", "measures": "creativity"},
-            "--measures creativity: .*; it is of the tasks circle and siblings",
+            "--measures creativity: .*; it is for the tasks circle and siblings",
         ),
         ({"prompts": "nowhere.txt"}, "--prompts nowhere.txt: no such file"),
         ({"task": "forks", "plain": "nowhere"}, "--plain nowhere: no such directory"),

@@ -109,8 +109,8 @@ def forks() -> dict:
             ("thoughts temperature 0.5", True, "any", "top_p 0.95", 2.05),
         )
     ]
-    nobody = {"sampler": "beam", "setting": None, "qualified": False, "quality": None, "diversity": None}
-    comparisons.append(comparisons[0] | nobody | {"sentence": "beam search was too wide to run"})
+    missing = {"sampler": "beam", "setting": None, "qualified": False, "quality": None, "diversity": None}
+    comparisons.append(comparisons[0] | missing | {"sentence": "beam search was too wide to run"})
     ablations = [
         comparisons[i] | {"sampler": "one_thought", "setting": "one_thought temperature 1", "matched_on": matched_on}
         for i, matched_on in ((0, "quality"), (4, "diversity"))
@@ -433,7 +433,8 @@ def test_a_browser_shows_it_all_and_nothing_sticks_out_on_a_phone(tmp_path):
     inner = re.sub(r"<meta http-equiv.*", "", text)
     (tmp_path / "page.html").write_text(inner, encoding="utf-8", errors="replace")
     frame = (
-        '<iframe src="page.html" width="390" height="800"></iframe><script>onload = () => { const d = frames[0].document;'
+        '<iframe src="page.html" width="390" height="800"></iframe>'
+        "<script>onload = () => { const d = frames[0].document;"
         "document.body.dataset.seen = [d.documentElement.scrollWidth, d.images.length, ...[...d.images].map(i => "
         "i.naturalWidth), d.title === 'ran'].join() }</script>"
     )

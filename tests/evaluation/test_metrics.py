@@ -1,4 +1,4 @@
-"""Measures on cases with a known value, under changes that must not matter, and against the slow obvious way to compute them."""
+"""Measures on cases with a known value, under changes that must not matter, and against slow implementations."""
 
 import inspect
 import itertools
@@ -143,7 +143,7 @@ def test_measures_stay_in_their_range(texts):
 
 @pytest.mark.parametrize("measure", [self_bleu, pairwise_bleu])
 def test_one_text_cannot_be_compared(measure):
-    with pytest.raises(ValueError, match=r"^\w+_bleu compares: it needs 2 or more, and there is 1$"):
+    with pytest.raises(ValueError, match=r"^\w+_bleu: needs 2 or more, and there is 1$"):
         measure(["a b"])
 
 
@@ -202,7 +202,7 @@ def test_vendi_takes_any_similarity():
         (torch.tensor([[1.0, 2.0], [2.0, 1.0]]), "positive semi-definite"),
     ],
 )
-def test_vendi_refuses_what_is_no_similarity(similarity, what):
+def test_vendi_rejects_what_is_no_similarity(similarity, what):
     with pytest.raises(ValueError, match=what):
         vendi(similarity)
 
@@ -230,7 +230,7 @@ def parts(items, n):
 
 
 def slow_bleu(texts, references):
-    """Papineni et al. 2002, with sacrebleu's smoothing: the i-th order without a match counts as half of the one before."""
+    """Papineni et al. 2002, with sacrebleu's smoothing: the i-th order without a match counts half the one before."""
     hit, total, said, wanted = [0] * 5, [0] * 5, 0, 0
     for text, refs in zip(texts, references, strict=True):
         text, refs = text.split(), [ref.split() for ref in refs]
@@ -368,7 +368,7 @@ def test_persistence_sees_the_position_where_a_thought_is_forgotten():
 
 def test_a_single_thought_has_no_persistence():
     assert pairwise_jsd(random_logits(1, 3, 5)).tolist() == [[[0, 0, 0]]]
-    with pytest.raises(ValueError, match="persistence compares"):
+    with pytest.raises(ValueError, match="persistence: needs 2 or more"):
         persistence(random_logits(1, 3, 5))
 
 

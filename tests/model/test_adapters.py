@@ -1,231 +1,45 @@
-"""Thoughts for a pretrained model: seven architectures for real, from tiny random models, and what may not go wrong.
+"""Thoughts for a pretrained model: the files, the costs, chats, and every rejected input. Its laws: tests/laws.
 
-The bases are random, which hides nothing: what holds for them holds for every weight.
+The bases are tiny and random, which hides nothing: what holds for them holds for every weight.
 """
 
 import dataclasses
-import hashlib
 import json
 import re
 import shlex
 import shutil
-import signal
-import socket
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import torch
-from bases import ARCHITECTURES, TEXT, WINDOW, make, tokenizer
-from serving_client import in_thread
-from survive import complete, start, state_digest
-from transformers import AutoModelForCausalLM, AutoTokenizer, models
+from adapted import COMPLETION, PROMPT, N, metrics, settings
+from bases import TEXT, make, tokenizer
+from transformers import AutoModelForCausalLM, models
 
 from mot import cli
-from mot.data.load import branch, collate_rows, encode_prompts, load_data
-from mot.inference.settings import ExportSettings, SamplingParams
+from mot.data.datasets import branch
+from mot.data.encode import encode_prompts
+from mot.data.load import load_data
+from mot.inference.settings import ExportSettings
 from mot.inference.think import MixtureOfThoughts
 from mot.model import adapters
-from mot.model.build import require_branching, score, thought_logprobs
+from mot.model.score import require_branching, score
 from mot.model.tokenizer import encode, opening, thought_ids
 from mot.runtime.flags import parse
 from mot.training.run import train
 from mot.training.settings import AdaptSettings, TrainSettings
 
-N = 4
-PROMPT, COMPLETION = "the quick brown fox, n = 7", " is 7"  # more tokens than a sliding window of the bases sees
+pytestmark = pytest.mark.usefixtures("in_tmp_path")
 
 
-@pytest.fixture(scope="module")
-def rows(tmp_path_factory) -> Path:
-    path = tmp_path_factory.mktemp("rows") / "rows.jsonl"
-    lines = [{"prompt": f"the quick brown fox, n = {n}", "completion": f" is {n}"} for n in range(40)]
-    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    return path
+@pytest.fixture
+def rows(adapter_rows) -> Path:
+    return adapter_rows
 
 
-def settings(base: Path, **more) -> AdaptSettings:
-    small = {"num_thoughts": N, "seq_length": 48, "batch_size": 8, "max_steps": 20, "lora_rank": 4, "eval_rows": 4}
-    return AdaptSettings(base_model=str(base), **(small | more))
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory, rows):
-    """(base, adapter, merged) directories of an architecture, made once: a base, 20 steps of LoRA, `mot export --merge`."""
-    done = {}
-
-    def of(architecture: str) -> tuple[Path, Path, Path]:
-        if architecture not in done:
-            here = tmp_path_factory.mktemp(architecture)
-            base = make(architecture, here / "base")
-            with torch.enable_grad():  # whoever asks first
-                asked = settings(base, train_file=str(rows), output_dir=str(here / "run"), learning_rate=5e-3)
-                train(dataclasses.replace(asked, save_every=10))
-            words = ["--model", here / "run", "--merge", "--output_dir", here / "merged"]
-            cli.run(cli.export, [str(w) for w in words])
-            done[architecture] = base, here / "run", here / "merged"
-        return done[architecture]
-
-    return of
-
-
-def metrics(run: Path) -> list[dict]:
-    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-
-
-def batch_of(words, *pairs: tuple[str, str]) -> dict[str, torch.Tensor]:
-    return collate_rows([[encode(words, [text], "")[0] for text in pair] for pair in pairs], words.eos_token_id)
-
-
-# Seven architectures ------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
-@torch.no_grad()
-def test_step_0_says_what_the_base_says(architecture, tmp_path):
-    base = make(architecture, tmp_path / "base")
-    words = adapters.base_tokenizer(settings(base))
-    model = adapters.adapt(settings(base), words).eval()
-    plain = AutoModelForCausalLM.from_pretrained(base).eval()
-    ids = torch.tensor([AutoTokenizer.from_pretrained(base)(TEXT)["input_ids"]])
-    expected = plain(ids).logits
-    ours = model(ids).logits[..., : expected.shape[-1]]
-    # A product with N more rows may be summed in another order: one bit, no more.
-    torch.testing.assert_close(ours, expected, rtol=1e-6, atol=1e-6)
-
-
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
-@torch.no_grad()
-def test_saved_reloaded_and_merged_are_the_model_that_was_trained(architecture, made):
-    from peft import AutoPeftModelForCausalLM
-
-    base, run, merged = made(architecture)
-    ours, whole = (MixtureOfThoughts.from_pretrained(str(path)) for path in (run, merged))
-    ids = torch.tensor(
-        [[*encode(ours.tokenizer, [PROMPT], "")[0], ours.thoughts[1], *encode(ours.tokenizer, [COMPLETION], "")[0]]]
-    )
-    logits = ours.model(ids).logits
-    standard = AutoPeftModelForCausalLM.from_pretrained(run).eval()
-    for other in (whole.model, standard, AutoModelForCausalLM.from_pretrained(merged)):
-        torch.testing.assert_close(other(ids).logits, logits, rtol=0, atol=1e-5)
-    original = AutoModelForCausalLM.from_pretrained(base)
-    assert type(whole.model) is type(original)
-    assert whole.model.config.mot == {"num_thoughts": N, "thought_token_ids": ours.thoughts}
-    assert whole.model.generation_config.suppress_tokens == ours.thoughts
-    assert not torch.allclose(original(ids[:, :5]).logits, logits[:, :5, : original.config.vocab_size], atol=1e-3)
-
-
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
-@torch.no_grad()
-def test_what_was_evaluated_in_training_is_what_is_loaded(architecture, made, rows):
-    base, run, _ = made(architecture)
-    mixture = MixtureOfThoughts.from_pretrained(str(run))
-    data = load_data(settings(base, train_file=str(rows)), tokenizer=mixture.tokenizer)
-    held_out = data.collate([data.eval[i] for i in range(len(data.eval))])
-    scores = score(mixture.model, held_out, mixture.thoughts, mixture.tokenizer.pad_token_id)
-    last = [m for m in metrics(run) if "eval_base_nll" in m][-1]
-    for name in ("base_nll", "mixture_nll", "oracle_nll"):
-        mean = (scores[name] * scores["tokens"]).sum() / scores["tokens"].sum()
-        assert mean.item() == pytest.approx(last[f"eval_{name}"], abs=1e-5)
-
-
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
-@torch.no_grad()
-def test_thoughts_share_a_prompt_longer_than_the_window(architecture, made):
-    """Law 2 for every cache: one prefill and N branches = N whole computations, padded too, in scores and in texts."""
-    mixture = MixtureOfThoughts.from_pretrained(str(made(architecture)[1]))
-    pairs = [(PROMPT, COMPLETION), (PROMPT + " and n = 8", " is what it was"), ("the", COMPLETION)]
-    batch = batch_of(mixture.tokenizer, *pairs)
-    assert batch["prompt"].shape[1] > WINDOW
-    fast, router_BN, _ = thought_logprobs(mixture.model, batch, mixture.thoughts)
-    for b, pair in enumerate(pairs):
-        x, y = (encode(mixture.tokenizer, [text], "")[0] for text in pair)
-        for k, thought in enumerate(mixture.thoughts):
-            logits = mixture.model(torch.tensor([[*x, thought, *y]]), use_cache=False).logits[0]
-            slow = logits.log_softmax(-1)[range(len(x), len(x) + len(y)), y]
-            torch.testing.assert_close(fast[b, k, : len(y)], slow, rtol=0, atol=1e-4)
-            torch.testing.assert_close(router_BN[b, k], logits[len(x) - 1, thought], rtol=0, atol=1e-4)
-    together = mixture.think_batch([prompt for prompt, _ in pairs], SamplingParams(max_new_tokens=10, temperature=0))
-    for (prompt, _), thoughts in zip(pairs, together, strict=True):
-        assert sorted(t.index for t in thoughts) == list(range(N))
-        for t in thoughts:
-            assert list(t.token_ids) == greedy_alone(mixture, prompt, t.index, 10)
-
-
-def greedy_alone(mixture, prompt: str, k: int, length: int) -> list[int]:
-    """The slow obvious version: no cache, no batch, no padding."""
-    ids = [*encode_prompts(mixture.tokenizer, [prompt])[0], mixture.thoughts[k]]
-    said = []
-    while len(said) < length:
-        logits = mixture.model(torch.tensor([ids + said]), use_cache=False).logits[0, -1]
-        logits[mixture.thoughts] = -torch.inf
-        if int(logits.argmax()) in mixture.ends:
-            break
-        said.append(int(logits.argmax()))
-    return said
-
-
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_served_texts_are_those_of_think(architecture, made):
-    """One with a seed, and several that share forward passes where the architecture's cache lets them."""
-    mixture = MixtureOfThoughts.from_pretrained(str(made(architecture)[1]))
-    with in_thread(mixture) as server:
-        told = {"temperature": 0.9, "seed": 3}
-        expected = mixture.think(PROMPT, 2 * N, max_new_tokens=16, **told)
-        answer = server.complete(prompt=PROMPT, n=2 * N, max_tokens=16, **told)
-        assert [choice["text"] for choice in answer["choices"]] == [t.text for t in expected]
-        assert [choice["thought"]["index"] for choice in answer["choices"]] == [t.index for t in expected]
-        prompts = [PROMPT, PROMPT + " and n = 8", "the", "the quick"] * 2
-        with ThreadPoolExecutor(len(prompts)) as pool:
-            texts = list(pool.map(lambda p: server.texts(prompt=p, n=N, max_tokens=16, temperature=0), prompts))
-    assert texts == [[t.text for t in mixture.think(p, N, max_new_tokens=16, temperature=0)] for p in prompts]
-
-
-@pytest.mark.parametrize("architecture", ["mistral", "gemma3"])
-@torch.no_grad()
-def test_a_base_with_windows_and_no_thoughts_can_be_asked_too(architecture, made):
-    plain = MixtureOfThoughts.from_pretrained(str(made(architecture)[0]))
-    (t,) = plain.think(PROMPT, max_new_tokens=6, temperature=0)
-    assert list(t.token_ids) == greedy_alone_plain(plain, PROMPT, 6)
-
-
-def greedy_alone_plain(plain, prompt: str, length: int) -> list[int]:
-    ids = encode_prompts(plain.tokenizer, [prompt])[0]
-    said = []
-    while len(said) < length and (not said or said[-1] not in plain.ends):
-        said.append(int(plain.model(torch.tensor([ids + said]), use_cache=False).logits[0, -1].argmax()))
-    return said[: -1 if said[-1] in plain.ends else None]
-
-
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_adapters_and_the_rows_of_the_thoughts_are_all_that_learns(architecture, made):
-    base, run, _ = made(architecture)
-    original = AutoModelForCausalLM.from_pretrained(base)
-    tied = original.get_input_embeddings().weight is original.get_output_embeddings().weight
-    words = adapters.base_tokenizer(settings(base))
-    model = adapters.adapt(settings(base), words)
-    learning = {name for name, p in model.named_parameters() if p.requires_grad}
-    rows_ = {name for name in learning if "trainable_tokens_delta" in name}
-    assert len(rows_) == (1 if tied else 2)
-    assert all("lora_" in name for name in learning - rows_)
-    attention_and_mlp = {name.split(".lora_")[0] for name in learning - rows_}
-    inside = [
-        n for n, m in original.named_modules() if type(m).__name__ in ("Linear", "Conv1D") and re.search(r"\.\d+\.", n)
-    ]
-    assert len(attention_and_mlp) == len(inside)
-    before = {name: p.detach().clone() for name, p in model.named_parameters() if name in rows_}
-    trained, _ = adapters.open_adapter(str(run))
-    for name, p in trained.named_parameters():
-        if name in before:
-            assert (p - before[name]).abs().amax(1).min() > 1e-3, name  # every thought's row has moved
-    # Of the base nothing but what is there: its weights are those on the disk.
-    plain = dict(original.named_parameters())
-    for name, p in trained.get_base_model().named_parameters():
-        name = re.sub(r"\.(base_layer|token_adapter)\b", "", name)
-        if name in plain:
-            assert torch.equal(p[: len(plain[name])], plain[name]), name
+# What is made -------------------------------------------------------------------------------------------------------
 
 
 def test_thoughts_begin_apart_and_the_same_for_the_same_seed(made):
@@ -263,7 +77,7 @@ def test_a_base_in_bfloat16_stays_so_and_its_adapters_are_float32(made, rows, tm
     from safetensors.torch import load_file
 
     base = tmp_path / "base"
-    AutoModelForCausalLM.from_pretrained(made("qwen3")[0]).bfloat16().save_pretrained(base)
+    AutoModelForCausalLM.from_pretrained(make("qwen3", tmp_path / "qwen3")).bfloat16().save_pretrained(base)
     tokenizer().save_pretrained(base)
     train(settings(base, train_file=str(rows), output_dir=str(tmp_path / "run"), max_steps=2))
     assert {t.dtype for t in load_file(tmp_path / "run" / "adapter_model.safetensors").values()} == {torch.float32}
@@ -275,7 +89,9 @@ def test_a_base_in_bfloat16_stays_so_and_its_adapters_are_float32(made, rows, tm
 
 
 def test_a_thought_may_be_a_word_of_several_tokens(made, rows, tmp_path):
-    asked = settings(made("gemma3")[0], train_file=str(rows), output_dir=str(tmp_path / "run"), max_steps=2)
+    asked = settings(
+        make("gemma3", tmp_path / "gemma3"), train_file=str(rows), output_dir=str(tmp_path / "run"), max_steps=2
+    )
     train(dataclasses.replace(asked, thought_length=2))
     mixture = MixtureOfThoughts.from_pretrained(str(tmp_path / "run"))
     assert mixture.different_thoughts == N**2
@@ -284,7 +100,13 @@ def test_a_thought_may_be_a_word_of_several_tokens(made, rows, tmp_path):
 
 def test_without_thoughts_it_is_plain_lora(made, rows, tmp_path):
     train(
-        settings(made("neox")[0], train_file=str(rows), output_dir=str(tmp_path / "run"), max_steps=2, num_thoughts=1)
+        settings(
+            make("neox", tmp_path / "neox"),
+            train_file=str(rows),
+            output_dir=str(tmp_path / "run"),
+            max_steps=2,
+            num_thoughts=1,
+        )
     )
     mixture = MixtureOfThoughts.from_pretrained(str(tmp_path / "run"))
     assert mixture.thoughts == []
@@ -351,61 +173,11 @@ def test_gguf_prints_the_converters_command(made, capsys):
     assert words[3:] == ["--outfile", str(merged / "merged-bf16.gguf"), "--outtype", "bf16"]
 
 
-# A run that cannot be lost --------------------------------------------------------------------------------------------
-
-
-def sha(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def test_a_resumed_adaptation_is_the_one_that_never_stopped(made, rows, tmp_path, monkeypatch):
-    monkeypatch.setenv("SURVIVE_LOGS", str(tmp_path))
-    base = made("gpt2")[0]  # it has dropout of its own
-    words = f"--base_model {base} --train_file {rows} --num_thoughts {N} --seq_length 48 --batch_size 8 --lora_rank 4"
-    words += " --lora_dropout 0.1 --max_steps 8 --save_every 4 --eval_every 4 --gradient_accumulation_steps 2"
-    flags = [*words.split(), "--output_dir"]
-    complete([*flags, tmp_path / "whole"])
-    cut = start([*flags, tmp_path / "cut"], pause="training", at=5)
-    cut.wait_for_phase()
-    cut.kill(signal.SIGTERM)
-    assert cut.exitcode() == 143
-    assert not (tmp_path / "cut" / "adapter_config.json").exists()
-    complete([*flags, tmp_path / "cut", "--resume_from", "auto"])
-    for name in ("adapter_model.safetensors", "mot.json"):
-        assert sha(tmp_path / "cut" / name) == sha(tmp_path / "whole" / name)
-    assert state_digest(tmp_path / "cut" / "checkpoint-8") == state_digest(tmp_path / "whole" / "checkpoint-8")
-    evaluations = [[m for m in metrics(tmp_path / name) if "eval_base_nll" in m] for name in ("whole", "cut")]
-    assert evaluations[0] == evaluations[1]
-    assert [m["step"] for m in evaluations[0]] == [0, 4, 8]
-
-
-@pytest.mark.parametrize("more", ["", "--fsdp"])
-def test_two_processes_adapt_as_one(more, made, rows, tmp_path, monkeypatch):
-    """Law 10, sharded too: same rows, same losses, and the first process writes the whole adapter."""
-    from safetensors.torch import load_file
-
-    monkeypatch.setenv("SURVIVE_LOGS", str(tmp_path))
-    words = f"--base_model {made('llama')[0]} --train_file {rows} --num_thoughts {N} --seq_length 48 --lora_rank 4"
-    flags = [*words.split(), *"--max_steps 4 --eval_every 4 --learning_rate 5e-3 --output_dir".split()]
-    complete([*flags, tmp_path / "one", "--batch_size", "16"])
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port = s.getsockname()[1]
-    both = [*flags, tmp_path / "two", "--batch_size", "8", *more.split()]
-    for run in [start(both, world=(rank, 2, port)) for rank in range(2)]:
-        assert run.exitcode() == 0, run.log.read_text()
-    one, two = ([m["lm_loss"] for m in metrics(tmp_path / name) if "lm_loss" in m] for name in ("one", "two"))
-    assert two == pytest.approx(one, abs=1e-5)
-    ours, theirs = (load_file(tmp_path / name / "adapter_model.safetensors") for name in ("two", "one"))
-    assert ours.keys() == theirs.keys()
-    assert all(torch.allclose(ours[name], theirs[name], atol=1e-4) for name in ours)
-
-
 # What it costs --------------------------------------------------------------------------------------------------------
 
 
 def test_what_the_trunk_was_and_became_is_said(made, rows, tmp_path, capsys):
-    base = made("qwen3")[0]
+    base = make("qwen3", tmp_path / "qwen3")
     other = tmp_path / "other.txt"
     other.write_text(TEXT * 20)
     words = f"--base_model {base} --train_file {rows} --num_thoughts {N} --seq_length 48 --batch_size 8 --max_steps 4"
@@ -432,8 +204,9 @@ def test_the_trunk_at_step_0_is_the_base_but_for_the_share_of_the_new_tokens(mad
 
 
 def test_dry_run_counts_what_is_trained_and_writes_nothing(made, rows, tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    base = made("phi3")[0]
+    base, here = make("phi3", tmp_path / "phi3"), tmp_path / "here"
+    here.mkdir()
+    monkeypatch.chdir(here)
     model = adapters.adapt(settings(base), adapters.base_tokenizer(settings(base)))
     words = f"--base_model {base} --train_file {rows} --num_thoughts {N} --lora_rank 4 --seq_length 48 --dry_run"
     capsys.readouterr()
@@ -441,7 +214,7 @@ def test_dry_run_counts_what_is_trained_and_writes_nothing(made, rows, tmp_path,
     lines = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
     trained, total = model.get_base_model().num_parameters(only_trainable=True), model.get_base_model().num_parameters()
     assert lines["parameters"] == f"{total:,}, of which {trained:,} are trained ({trained / total:.2%})"
-    assert list(tmp_path.iterdir()) == []
+    assert list(here.iterdir()) == []
 
 
 # What is read, and when it ends --------------------------------------------------------------------------------------
@@ -531,29 +304,6 @@ def test_a_chat_model_thinks_about_messages_and_stops_at_the_end_of_its_turn(cha
 
 
 # Bad input -----------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def refused(capsys, tmp_path, monkeypatch):
-    """Run a command that must refuse; one line, exit code 2, nothing written; return the line."""
-    (tmp_path / "cwd").mkdir()
-    monkeypatch.chdir(tmp_path / "cwd")
-
-    def run(command, words, *names: str) -> str:
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as stop:
-            cli.run(command, [str(word) for word in words])
-        out, err = capsys.readouterr()
-        assert stop.value.code == 2, err
-        assert out == ""
-        assert err.startswith("error: ")
-        assert err.count("\n") == 1, err
-        for name in names:
-            assert str(name) in err, err
-        assert list(Path.cwd().iterdir()) == []
-        return err
-
-    return run
 
 
 def small(base, rows, *more) -> list:

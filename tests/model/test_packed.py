@@ -7,8 +7,9 @@ import torch
 from torch import nn
 
 from mot.inference.think import MixtureOfThoughts
-from mot.model.build import build_model, load_model
-from mot.model.packed import SMALLEST, Packed, pack
+from mot.model.build import build_model
+from mot.model.load import load_model
+from mot.model.packed import SMALLEST, MkldnnLinear, available, pack
 from mot.model.tokenizer import build_tokenizer
 from mot.training.settings import TrainSettings
 
@@ -37,7 +38,7 @@ def test_large_maps_are_packed_and_small_ones_are_not(plain, packed):
     before, after = dict(plain[1].named_modules()), dict(packed.named_modules())
     large = {name for name, m in before.items() if isinstance(m, nn.Linear) and m.weight.numel() >= SMALLEST}
     assert 0 < len(large) < sum(isinstance(m, nn.Linear) for m in before.values())
-    assert {name for name, m in after.items() if isinstance(m, Packed)} == large
+    assert {name for name, m in after.items() if isinstance(m, MkldnnLinear)} == large
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 7), (2, 1), (3, 5), (8, 1), (40, 3)])
@@ -50,19 +51,19 @@ def test_same_logits(plain, packed, shape):
 @pytest.mark.parametrize("bias", [True, False])
 def test_a_map_of_any_shape(bias):
     linear = nn.Linear(96, 130, bias)
-    assert torch.equal(Packed(linear).weight, linear.weight)
+    assert torch.equal(MkldnnLinear(linear).weight, linear.weight)
     for shape in ((96,), (1, 96), (1, 1, 96), (2, 3, 5, 96)):
         x = torch.randn(shape, generator=torch.Generator().manual_seed(1))
         with torch.no_grad():
-            torch.testing.assert_close(Packed(linear)(x), linear(x), rtol=1e-4, atol=1e-5)
+            torch.testing.assert_close(MkldnnLinear(linear)(x), linear(x), rtol=1e-4, atol=1e-5)
             apart = x.unflatten(-1, (2, 48)).transpose(-1, -2).flatten(-2)  # does not lie together
-            torch.testing.assert_close(Packed(linear)(apart), linear(apart), rtol=1e-4, atol=1e-5)
+            torch.testing.assert_close(MkldnnLinear(linear)(apart), linear(apart), rtol=1e-4, atol=1e-5)
 
 
 def test_thinks_what_the_plain_model_thinks(plain):
     directory, model, tokenizer = plain
     opened = MixtureOfThoughts.from_pretrained(str(directory))
-    assert any(isinstance(m, Packed) for m in opened.model.modules())
+    assert any(isinstance(m, MkldnnLinear) for m in opened.model.modules())
     by_hand = MixtureOfThoughts(model, tokenizer, opened.thoughts)
     for temperature in (0.0, 0.7):
         ours, theirs = (m.think("It was", 4, 12, temperature, seed=0) for m in (opened, by_hand))
@@ -74,7 +75,32 @@ def test_thinks_what_the_plain_model_thinks(plain):
 def test_other_precisions_stay(plain):
     model = copy.deepcopy(plain[1]).bfloat16()
     pack(model)
-    assert not any(isinstance(m, Packed) for m in model.modules())
+    assert not any(isinstance(m, MkldnnLinear) for m in model.modules())
+
+
+@pytest.mark.parametrize("how", ["missing", "other numbers"])
+def test_without_onednns_operators_the_model_stays_plain(how, plain, monkeypatch):
+    def broken(self, x):
+        if how == "missing":
+            raise AttributeError("no such operator")
+        return 1.01 * self.blocks.to_dense().new_ones(*x.shape[:-1], self.out_features)
+
+    monkeypatch.setattr(MkldnnLinear, "forward", broken)
+    available.cache_clear()
+    try:
+        model = copy.deepcopy(plain[1])
+        pack(model)
+        assert not available()
+        assert not any(isinstance(m, MkldnnLinear) for m in model.modules())
+    finally:
+        available.cache_clear()
+
+
+def test_the_probe_draws_nothing_from_the_global_generator():
+    available.cache_clear()
+    before = torch.get_rng_state()
+    assert available(), "else nothing above is packed"
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_a_packed_model_is_not_trained_by_accident(plain):

@@ -3,16 +3,15 @@
 import pytest
 import torch
 from bases import ARCHITECTURES, make
-from test_laws import tiny
+from mixtures import PROMPTS, tiny
 from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
 
 import mot.inference.think
 import mot.model.shared_prompt
 from mot.inference.settings import SamplingParams
 from mot.inference.think import MixtureOfThoughts
-from mot.model.shared_prompt import NAME, PromptOnce, by_products, keep_once, prompt_cache
+from mot.model.shared_prompt import NAME, SharedPromptLayer, by_products, prompt_cache, share_prompt
 
-PROMPTS = ["the ", "lazy dog. the quick brown", "o", "jumps over"]
 WINDOWED = {"mistral": 0, "gemma3": 1}  # layers, of two, that keep a prompt once
 
 
@@ -44,8 +43,8 @@ def test_a_prompt_kept_once_gives_the_logits_of_copies(base, pads):
     for cache in caches:
         positions = (mask.cumsum(-1) - 1).clamp_min(0)
         model(ids, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True)
-    keep_once(caches[0])
-    kept = sum(type(layer) is PromptOnce and layer.prompt_keys is not None for layer in caches[0].layers)
+    share_prompt(caches[0])
+    kept = sum(type(layer) is SharedPromptLayer and layer.prompt_keys is not None for layer in caches[0].layers)
     assert kept == WINDOWED.get(architecture, 2)
     for cache in caches:
         cache.batch_select_indices(torch.arange(B).repeat_interleave(K))
@@ -66,7 +65,7 @@ def test_a_prompt_kept_once_gives_the_logits_of_copies(base, pads):
 
 @pytest.mark.parametrize("temperature", [0, 1.0])
 def test_the_texts_are_those_of_copies(base, temperature, monkeypatch):
-    """Whatever makes the cache: ours, the model's own, or the model's own with eager attention; alone and in a padded batch."""
+    """Caches: ours, the model's own, and the model's own with eager attention; alone and in a padded batch."""
     _, mixture = base
     asked = {"num_thoughts": 6 if temperature else 3, "max_new_tokens": 9, "temperature": temperature, "seed": 4}
     once = mixture.think_batch(PROMPTS, SamplingParams(**asked))
@@ -103,22 +102,12 @@ def test_the_prompts_bytes_are_one_copy_whatever_k(monkeypatch):
         assert sum(storages.values()) <= one_copy + rows * (3 + mot.model.shared_prompt.ROOM)
 
 
-def test_words_keep_the_prompt_once_at_every_level(monkeypatch):
-    mixture = tiny(3, thought_length=3)
-    asked = {"num_thoughts": 7, "max_new_tokens": 8, "temperature": 0, "creativity": 1.0}
-    once = mixture.think_batch(PROMPTS, SamplingParams(**asked))
-    monkeypatch.setattr(mot.inference.think, "prompt_cache", lambda model: None)
-    for ours, theirs in zip(flat(once), flat(mixture.think_batch(PROMPTS, SamplingParams(**asked))), strict=True):
-        assert (ours.index, ours.token_ids) == (theirs.index, theirs.token_ids)
-        assert ours.probability == pytest.approx(theirs.probability, abs=1e-6)
-
-
 @torch.no_grad()
 def test_rows_are_picked_prompt_by_prompt_or_not_at_all():
     mixture = tiny(4)
     cache = prompt_cache(mixture.model)
     mixture.model(torch.arange(8).view(2, 4), past_key_values=cache, use_cache=True)
-    keep_once(cache)
+    share_prompt(cache)
     cache.batch_select_indices(torch.tensor([0, 0, 1, 1]))
     for rows in ([1, 0, 3], [0, 2, 1, 3], [0, 1, 2], [0, 1]):
         with pytest.raises(ValueError, match="equally many rows"):
@@ -132,7 +121,7 @@ def test_attention_that_goes_past_the_prompt_is_an_error_and_not_another_text():
     mixture = tiny(4)
     cache = prompt_cache(mixture.model)
     mixture.model(torch.arange(4)[None], past_key_values=cache, use_cache=True)
-    keep_once(cache)
+    share_prompt(cache)
     mixture.model.set_attn_implementation("sdpa")  # as another thread might, between two steps
     mixture.model(torch.tensor([[5]]), past_key_values=cache, use_cache=True)  # is seen at the next step
     with pytest.raises(RuntimeError, match="went past the prompt"):
@@ -146,7 +135,7 @@ def test_attention_by_products_is_attention(masked):
     mask = torch.zeros(2, 1, 1, 9).masked_fill_(torch.arange(9) < torch.tensor([0, 4]).view(2, 1, 1, 1), -torch.inf)
     for scale in (None, 0.7):
         out, lse = by_products(q, k, v, mask if masked else None, scale)
-        expected, expected_lse = mot.model.shared_prompt._attention(q, k, v, mask if masked else None, scale)
+        expected, expected_lse = mot.model.shared_prompt.attention(q, k, v, mask if masked else None, scale)
         public = torch.nn.functional.scaled_dot_product_attention(q, k, v, mask if masked else None, scale=scale)
         assert torch.allclose(out, public, atol=1e-6)
         assert torch.allclose(expected, public, atol=1e-6)
@@ -156,7 +145,56 @@ def test_attention_by_products_is_attention(masked):
 def test_the_name_of_our_attention_stays_out_of_the_checkpoint(tmp_path):
     mixture = tiny(4)
     mixture.think("the ", max_new_tokens=2)
-    assert mixture.model.config._attn_implementation == NAME
+    assert mot.model.shared_prompt.attention_name(mixture.model) == NAME
     mixture.model.save_pretrained(tmp_path)
     assert NAME not in (tmp_path / "config.json").read_text()
-    assert AutoModelForCausalLM.from_pretrained(tmp_path).config._attn_implementation == "sdpa"
+    assert mot.model.shared_prompt.attention_name(AutoModelForCausalLM.from_pretrained(tmp_path)) == "sdpa"
+
+
+def test_without_the_name_of_the_attention_prompts_are_copied():
+    """transformers tells the attention by a private name alone; the fallback is a cache of the model's own."""
+    mixture = tiny(4)
+
+    class Nameless:
+        """A transformers without that name."""
+
+        config = type("Config", (), {})()
+        is_backend_compatible = staticmethod(lambda: True)
+
+    assert prompt_cache(Nameless()) is None
+    assert prompt_cache(mixture.model) is not None
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("how", ["missing", "other arguments", "other numbers"])
+def test_without_the_fused_attention_the_products_say_the_same(how, monkeypatch):
+    mixture = tiny(4)
+    asked = {"num_thoughts": 4, "max_new_tokens": 12, "temperature": 0.0}
+    expected = mixture.think_batch(PROMPTS, SamplingParams(**asked))
+    fused, calls = mot.model.shared_prompt.by_products, []
+
+    def other(q, k, v, mask, scale):
+        calls.append(len(q))
+        if how == "missing":
+            raise AttributeError("no such operator")
+        if how == "other arguments":
+            raise TypeError("takes no scale")
+        out, lse = fused(q, k, v, mask, scale)
+        return 1.01 * out, lse
+
+    monkeypatch.setattr(mot.model.shared_prompt, "_fused", other)
+    mot.model.shared_prompt.fused_available.cache_clear()
+    try:
+        again = mixture.think_batch(PROMPTS, SamplingParams(**asked))
+    finally:
+        mot.model.shared_prompt.fused_available.cache_clear()
+    assert calls == [2], "probed once, with two rows"
+    for ours, theirs in zip(flat(again), flat(expected), strict=True):
+        assert (ours.index, ours.token_ids) == (theirs.index, theirs.token_ids)
+        assert ours.mean_logprob == pytest.approx(theirs.mean_logprob, abs=1e-4)
+
+
+def test_here_the_fused_attention_is_used():
+    """Else the test of both ways would compare one way with itself."""
+    mot.model.shared_prompt.fused_available.cache_clear()
+    assert mot.model.shared_prompt.fused_available()

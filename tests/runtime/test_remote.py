@@ -1,7 +1,5 @@
-"""Remote paths against a real bucket emulator through the real gcsfs, and against real http servers. Nothing is mocked."""
+"""Remote paths with a bucket emulator through the real gcsfs, and with real http servers. Nothing is mocked."""
 
-import functools
-import http.server
 import json
 import os
 import signal
@@ -14,14 +12,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from remote_servers import BUCKET, leftovers, put, web_server
 
-from mot.cli import main
-from mot.data.settings import DATASETS, DownloadSettings
 from mot.runtime import remote
-from mot.runtime.flags import parse
-from mot.runtime.remote import Mirror, checkpoints, download, fetch, save_dataset
-
-BUCKET = "gs://bucket"
+from mot.runtime.remote import Mirror, checkpoints, download, fetch
 
 
 @pytest.fixture(autouse=True)
@@ -32,42 +26,8 @@ def cache(tmp_path, monkeypatch) -> Path:
 
 @pytest.fixture
 def web(tmp_path):
-    """An http server of the folder `root`; `broken` cuts bodies after so many bytes, `status` answers nothing else."""
-
-    class Handler(http.server.SimpleHTTPRequestHandler):
-        def do_GET(self):
-            server.asked.append(self.path)
-            super().do_GET()
-
-        def do_POST(self):
-            self.rfile.read(int(self.headers["Content-Length"]))
-            self.send_error(server.status)
-
-        def send_head(self):
-            if server.status:
-                return self.send_error(server.status)
-            return super().send_head()
-
-        def copyfile(self, source, target):
-            target.write(source.read(server.broken))
-            target.flush()
-            server.sent.set()
-            if server.hold:
-                time.sleep(server.hold)
-
-        def log_message(self, *_):
-            pass
-
-    root = tmp_path / "web"
-    root.mkdir()
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Handler, directory=str(root)))
-    server.daemon_threads = True
-    server.asked, server.status, server.broken, server.hold, server.sent = [], 0, -1, 0, threading.Event()
-    server.root, server.url = root, f"http://127.0.0.1:{server.server_port}"
-    threading.Thread(target=server.serve_forever, args=[0.02], daemon=True).start()
-    yield server
-    server.shutdown()
-    server.server_close()
+    with web_server(tmp_path / "web") as server:
+        yield server
 
 
 def checkpoint(directory: Path, step: int, manifest: bool = True) -> Path:
@@ -82,19 +42,8 @@ def checkpoint(directory: Path, step: int, manifest: bool = True) -> Path:
     return path
 
 
-def put(name: str, data: bytes) -> None:
-    import fsspec
-
-    with fsspec.open(f"{BUCKET}/{name}", "wb") as file:
-        file.write(data)
-
-
 def content(directory: Path) -> dict[str, bytes]:
     return {str(p.relative_to(directory)): p.read_bytes() for p in directory.rglob("*") if p.is_file()}
-
-
-def leftovers(directory: Path) -> list[Path]:
-    return [p for p in directory.rglob("*") if p.is_file()] if directory.exists() else []
 
 
 # fetch
@@ -213,7 +162,8 @@ def test_a_missing_package_is_named_with_its_extra():
         ("aiohttp", "https://example.org/x", 'pip install "mixture-of-thoughts[remote]"'),
         ("s3fs", "s3://b/x", "Install s3fs"),
     ):
-        code = f"import sys; sys.modules[{name!r}] = None; from mot.runtime.remote import fetch; fetch({url!r}, '--train_file')"
+        code = f"import sys; sys.modules[{name!r}] = None; "
+        code += f"from mot.runtime.remote import fetch; fetch({url!r}, '--train_file')"
         environment = os.environ | {"STORAGE_EMULATOR_HOST": "http://127.0.0.1:9"}
         run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
         last = run.stderr.splitlines()[-1]
@@ -371,7 +321,7 @@ def test_one_worker_thread_uploads_while_this_one_reads(bucket, tmp_path):
 )
 def test_a_manifest_that_leads_outside_is_refused(name, bucket, tmp_path):
     put("run/checkpoint-1/manifest.json", json.dumps({"files": {name: {"bytes": 1}}}).encode())
-    with pytest.raises(ValueError, match="which is no file of a checkpoint"):
+    with pytest.raises(ValueError, match="which is not a file of a checkpoint"):
         download(f"{BUCKET}/run/checkpoint-1", tmp_path / "o")
     assert leftovers(tmp_path / "o") == []
 
@@ -397,88 +347,3 @@ def test_a_checkpoint_comes_from_a_web_server_as_well(web, tmp_path):
     assert content(back) == content(source)
     with pytest.raises(ValueError, match="give one that ends in checkpoint-STEP"):
         download("gs://bucket/..", tmp_path / "o")
-
-
-# mot data
-
-
-def test_a_text_data_set_is_written_whole(web, tmp_path):
-    (web.root / "input.txt").write_bytes("First Citizen:\r\nß\n".encode() * 1000)
-    output = tmp_path / "data" / "shakespeare.txt"
-    size = save_dataset(f"{web.url}/input.txt", str(output))
-    assert output.read_bytes() == (web.root / "input.txt").read_bytes()
-    assert size == output.stat().st_size
-    assert os.listdir(output.parent) == ["shakespeare.txt"]
-    size = save_dataset(f"{web.url}/input.txt", str(output), max_megabytes=0.0001)
-    assert size == output.stat().st_size == 95  # whole lines only
-
-
-@pytest.fixture
-def parquet(bucket, tmp_path) -> str:
-    import pyarrow
-    import pyarrow.parquet
-
-    for part, rows in (("00", ["", " = A = \n", "b\n"]), ("01", ["c\n\nd", "e\n"])):
-        pyarrow.parquet.write_table(pyarrow.table({"text": rows, "id": [1] * len(rows)}), tmp_path / "t.parquet")
-        put(f"set/train-{part}-of-02.parquet", (tmp_path / "t.parquet").read_bytes())
-    return f"{BUCKET}/set/train-*.parquet"
-
-
-def test_parquet_is_written_row_by_row(parquet, tmp_path):
-    output = tmp_path / "out.txt"
-    save_dataset(parquet, str(output), "\n")
-    assert output.read_text() == "\n = A = \nb\nc\n\nd\ne\n"
-    save_dataset(parquet, str(output), "\n\n", max_megabytes=19e-6)
-    assert output.read_text() == "\n\n = A = \n\nb\n\n"
-    with pytest.raises(ValueError, match=r"mot data gs://bucket/set/none-\*.parquet: no such file"):
-        save_dataset(f"{BUCKET}/set/none-*.parquet", str(output))
-
-
-def test_a_data_set_that_breaks_off_leaves_nothing(web, parquet, tmp_path):
-    put("set/train-02-of-02.parquet", b"not parquet at all")
-    with pytest.raises(ValueError, match=r"^mot data gs://"):
-        save_dataset(parquet, str(tmp_path / "a" / "out.txt"), "\n")
-    (web.root / "input.txt").write_bytes(b"x" * 10_000)
-    web.broken = 5_000
-    with pytest.raises(ValueError, match=r"^mot data http://"):
-        save_dataset(f"{web.url}/input.txt", str(tmp_path / "a" / "out.txt"))
-    assert leftovers(tmp_path / "a") == []
-    with pytest.raises(ValueError, match=r"^--output /proc/none/out.txt: cannot be written"):
-        save_dataset(f"{web.url}/input.txt", "/proc/none/out.txt")
-
-
-@pytest.mark.parametrize("name", DATASETS)
-def test_without_a_network_mot_data_says_so_soon(name, tmp_path, monkeypatch, capsys):
-    try:
-        socket.getaddrinfo("raw.githubusercontent.com", 443)
-        pytest.skip("there is a network here")
-    except socket.gaierror:
-        pass
-    monkeypatch.chdir(tmp_path)
-    before = time.monotonic()
-    with pytest.raises(SystemExit) as e:
-        main(["data", name])
-    error = capsys.readouterr().err
-    assert e.value.code == 2
-    assert error.count("\n") == 1
-    assert "no network" in error
-    assert leftovers(tmp_path) == []
-    assert time.monotonic() - before < 5
-
-
-def test_mot_data_keeps_what_is_there_and_knows_its_names(tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    Path("mine.txt").write_text("mine")
-    main(["data", "shakespeare", "--output", "mine.txt"])
-    assert "mine.txt: is there already" in capsys.readouterr().out
-    assert Path("mine.txt").read_text() == "mine"
-    assert parse(DownloadSettings, ["--max_megabytes", "inf", "openwebtext"], "mot data", "").name == "openwebtext"
-    for words, line in (
-        ([], "no NAME given; there is shakespeare, wikitext103, openwebtext"),
-        (["foo"], "foo: unknown"),
-        (["shakespeare", "--max_megabytes", "0"], "--max_megabytes 0.0: must be > 0"),
-        (["shakespeare", "--output", "gs://b/x"], "must be a local file"),
-    ):
-        with pytest.raises(SystemExit):
-            main(["data", *words])
-        assert line in capsys.readouterr().err

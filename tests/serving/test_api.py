@@ -1,4 +1,4 @@
-"""The API as OpenAI's own client sees it, and what it says: the texts, thoughts and log-probabilities of `think`.
+"""The API as OpenAI's own client sees it. Its texts, thoughts and log-probabilities are those of `think`.
 
 pytest tests/serving/test_api.py                 the short version, part of `make test`
 TORTURE=1 pytest tests/serving/test_api.py       neighbours in full
@@ -13,17 +13,16 @@ from concurrent.futures import ThreadPoolExecutor
 import openai
 import pytest
 import torch
+from mixtures import untrained
 from serving_client import TORTURE, Server, in_thread
 
 from mot.inference.think import MixtureOfThoughts
-from mot.model.build import build_model
-from mot.model.tokenizer import PAD, build_tokenizer, thought_ids
+from mot.model.tokenizer import PAD
 from mot.serving import transformers_engine as engine_module
-from mot.training.settings import TrainSettings
 
 TEMPLATE = (
-    "{% for m in messages %}{% if m['role'] == 'system' and not loop.first %}{{ raise_exception('system comes first') }}"
-    "{% endif %}{{ m['content'] }}\n{% endfor %}"
+    "{% for m in messages %}{% if m['role'] == 'system' and not loop.first %}"
+    "{{ raise_exception('system comes first') }}{% endif %}{{ m['content'] }}\n{% endfor %}"
 )
 
 
@@ -33,17 +32,8 @@ def mixture(text_run) -> MixtureOfThoughts:
     return MixtureOfThoughts.from_pretrained(str(text_run))
 
 
-def untrained(texts: list[str], vocab_size: int, num_thoughts: int, thought_length: int = 1) -> MixtureOfThoughts:
-    tokenizer = build_tokenizer(texts, vocab_size, num_thoughts)
-    settings = TrainSettings(
-        hidden_size=32, num_layers=1, num_thoughts=num_thoughts, thought_length=thought_length, seed=5
-    )
-    model = build_model(settings, tokenizer).eval()
-    return MixtureOfThoughts(model, tokenizer, thought_ids(tokenizer, num_thoughts), thought_length)
-
-
 @pytest.fixture(scope="module")
-def words() -> MixtureOfThoughts:
+def sequences() -> MixtureOfThoughts:
     """4 thought tokens, thoughts of two."""
     return untrained(["the king of night"], 100, 4, 2)
 
@@ -68,9 +58,9 @@ def client(server):
     return server.client()
 
 
-# Served = think ---------------------------------------------------------------------------------------------------------
+# Served = think -------------------------------------------------------------------------------------------------------
 
-ASKED = {
+CASES = {
     "every thought": {"num_thoughts": 4, "seed": 3},
     "greedy": {"num_thoughts": 4, "temperature": 0.0, "seed": 1},
     "some": {"num_thoughts": 2, "creativity": 1.0, "seed": 11},
@@ -80,11 +70,11 @@ ASKED = {
 }
 
 
-def compare(server: Server, mixture: MixtureOfThoughts, prompt: str, told: dict) -> None:
-    told = {"max_new_tokens": 24, "temperature": 0.9} | told
-    expected = mixture.think(prompt, **told)
+def compare(server: Server, mixture: MixtureOfThoughts, prompt: str, fields: dict) -> None:
+    fields = {"max_new_tokens": 24, "temperature": 0.9} | fields
+    expected = mixture.think(prompt, **fields)
     renamed = {"num_thoughts": "n", "max_new_tokens": "max_tokens"}
-    answer = server.complete(prompt=prompt, **{renamed.get(name, name): value for name, value in told.items()})
+    answer = server.complete(prompt=prompt, **{renamed.get(name, name): value for name, value in fields.items()})
     assert [choice["text"] for choice in answer["choices"]] == [t.text for t in expected]
     if mixture.thoughts:
         assert [choice["thought"]["index"] for choice in answer["choices"]] == [t.index for t in expected]
@@ -94,17 +84,17 @@ def compare(server: Server, mixture: MixtureOfThoughts, prompt: str, told: dict)
         assert all(choice["thought"] is None for choice in answer["choices"])
 
 
-@pytest.mark.parametrize("case", ASKED)
+@pytest.mark.parametrize("case", CASES)
 def test_served_texts_are_those_of_think(case, server, mixture):
-    compare(server, mixture, "the king ", ASKED[case])
+    compare(server, mixture, "the king ", CASES[case])
 
 
 @pytest.mark.parametrize("case", ["some", "the most probable", "each twice"])
-def test_served_texts_of_words_are_those_of_think(case, words):
-    with in_thread(words) as server:
-        compare(server, words, "the king", ASKED[case] | {"max_new_tokens": 8})
+def test_served_texts_of_thought_sequences_are_those_of_think(case, sequences):
+    with in_thread(sequences) as server:
+        compare(server, sequences, "the king", CASES[case] | {"max_new_tokens": 8})
         named = server.complete(prompt="the king", thoughts=[13, 2, 13], seed=4, max_tokens=8, temperature=0.9)
-        everything = {t.index: t for t in words.think("the king", 16, 8, 0.9, seed=4)}
+        everything = {t.index: t for t in sequences.think("the king", 16, 8, 0.9, seed=4)}
         for choice, k in zip(named["choices"], [13, 2, 13], strict=True):
             assert choice["thought"]["index"] == k
             assert choice["thought"]["probability"] == pytest.approx(everything[k].probability, rel=1e-4)
@@ -154,7 +144,7 @@ def test_best_of_returns_the_best(server, mixture):
 
 @pytest.mark.parametrize("temperature", [0, 1.0])
 def test_without_a_seed_rows_share_a_batch_and_come_apart_again(temperature, server, mixture):
-    """Prompts of different lengths, texts of different lengths; the same greedy texts as alone, none twice at random."""
+    """Prompts and texts of different lengths: greedy texts are the same as alone, random ones differ every time."""
     asked = [{"prompt": "the king of night"[:n], "n": 1 + n % 4, "max_tokens": 5 + 3 * n} for n in range(1, 16)]
     with ThreadPoolExecutor(15) as pool:
         answers = list(pool.map(lambda body: server.texts(temperature=temperature, creativity=0, **body), asked))
@@ -167,7 +157,7 @@ def test_without_a_seed_rows_share_a_batch_and_come_apart_again(temperature, ser
 
 
 def test_a_seeded_request_says_the_same_among_any_neighbours(server):
-    draw, told = random.Random(0), {"prompt": "the king ", "n": 4, "seed": 12, "max_tokens": 16, "temperature": 1.0}
+    draw, fields = random.Random(0), {"prompt": "the king ", "n": 4, "seed": 12, "max_tokens": 16, "temperature": 1.0}
 
     def neighbour(_):
         prompt = "".join(draw.choices("the kingofnd", k=draw.randint(1, 60)))
@@ -178,7 +168,7 @@ def test_a_seeded_request_says_the_same_among_any_neighbours(server):
     with ThreadPoolExecutor(16) as pool:
         for _ in range(300 if TORTURE else 12):
             beside = [pool.submit(neighbour, i) for i in range(draw.randint(0, 15))]
-            answer = server.complete(**told, logprobs=2)["choices"]
+            answer = server.complete(**fields, logprobs=2)["choices"]
             answers.add(json.dumps(answer))  # probabilities and log-probabilities to the last bit, too
             for future in beside:
                 future.result()
@@ -186,11 +176,11 @@ def test_a_seeded_request_says_the_same_among_any_neighbours(server):
 
 
 def visible(tokens) -> str:
-    """Their text: special tokens are tokens and no text."""
+    """The text of tokens: special tokens have none."""
     return "".join(tokens).replace(PAD, "")
 
 
-# OpenAI's client ----------------------------------------------------------------------------------------------------------
+# OpenAI's client ------------------------------------------------------------------------------------------------------
 
 
 def test_client_completes(client, server):
@@ -226,10 +216,10 @@ def test_client_gives_ours_in_extra_body(client):
 
 
 def test_client_streams_what_it_would_get_whole(client):
-    told = {"model": "mixture", "prompt": "the king ", "n": 3, "max_tokens": 20, "seed": 4}
-    whole = client.completions.create(**told)
+    fields = {"model": "mixture", "prompt": "the king ", "n": 3, "max_tokens": 20, "seed": 4}
+    whole = client.completions.create(**fields)
     texts, finish, usage = ["", "", ""], [None] * 3, None
-    for chunk in client.completions.create(**told, stream=True, stream_options={"include_usage": True}):
+    for chunk in client.completions.create(**fields, stream=True, stream_options={"include_usage": True}):
         usage = chunk.usage or usage
         for choice in chunk.choices:
             texts[choice.index] += choice.text
@@ -242,31 +232,31 @@ def test_client_streams_what_it_would_get_whole(client):
 
 def test_client_stops(client):
     for seed in range(50):
-        told = {"model": "mixture", "prompt": "the king ", "n": 2, "max_tokens": 40, "seed": seed}
-        whole = [choice.text for choice in client.completions.create(**told).choices]
+        fields = {"model": "mixture", "prompt": "the king ", "n": 2, "max_tokens": 40, "seed": seed}
+        whole = [choice.text for choice in client.completions.create(**fields).choices]
         if min(map(len, whole)) > 20:
             break
     stop = [whole[0][10:13], whole[1][5]]
     for streamed in (False, True):
         if streamed:
             texts, finish = ["", ""], ["", ""]
-            for chunk in client.completions.create(**told, stop=stop, stream=True):
+            for chunk in client.completions.create(**fields, stop=stop, stream=True):
                 for choice in chunk.choices:
                     texts[choice.index] += choice.text
                     finish[choice.index] = choice.finish_reason
         else:
-            choices = client.completions.create(**told, stop=stop).choices
+            choices = client.completions.create(**fields, stop=stop).choices
             texts, finish = [choice.text for choice in choices], [choice.finish_reason for choice in choices]
         assert texts == [text[: min(text.find(s) for s in stop if s in text)] for text in whole]
         assert finish == ["stop", "stop"]
-    one = client.completions.create(**told, stop=whole[0][10:13]).choices[0]
+    one = client.completions.create(**fields, stop=whole[0][10:13]).choices[0]
     assert one.text == whole[0][: whole[0].find(whole[0][10:13])]
 
 
 def test_client_reads_logprobs(client, mixture):
     prompt = "the king "
-    told = {"model": "mixture", "prompt": prompt, "max_tokens": 8, "logprobs": 3, "seed": 1, "n": 2}
-    for choice in client.completions.create(**told).choices:
+    fields = {"model": "mixture", "prompt": prompt, "max_tokens": 8, "logprobs": 3, "seed": 1, "n": 2}
+    for choice in client.completions.create(**fields).choices:
         ids = mixture.tokenizer.convert_tokens_to_ids([*prompt])
         said = mixture.tokenizer.convert_tokens_to_ids(choice.logprobs.tokens)
         ids += [mixture.thoughts[choice.thought["index"]], *said]
@@ -283,12 +273,12 @@ def test_client_reads_logprobs(client, mixture):
             assert sorted(top.values()) == pytest.approx(sorted(row.topk(3).values.tolist()), abs=1e-4)
 
 
-def test_client_hears_an_echo(client, mixture):
+def test_client_gets_an_echo(client, mixture):
     prompt = "the king "
-    told = {"model": "mixture", "prompt": prompt, "max_tokens": 3, "seed": 1, "echo": True}
-    plain = client.completions.create(**told).choices[0]
+    fields = {"model": "mixture", "prompt": prompt, "max_tokens": 3, "seed": 1, "echo": True}
+    plain = client.completions.create(**fields).choices[0]
     assert plain.text.startswith(prompt)
-    scored = client.completions.create(**told, logprobs=1).choices[0]
+    scored = client.completions.create(**fields, logprobs=1).choices[0]
     assert scored.text == plain.text
     assert visible(scored.logprobs.tokens) == scored.text
     assert scored.logprobs.text_offset[:10] == list(range(10))
@@ -300,37 +290,44 @@ def test_client_hears_an_echo(client, mixture):
     )
     assert scored.logprobs.token_logprobs[0] is None
     assert scored.logprobs.token_logprobs[1:9] == pytest.approx(expected[:, 0].tolist(), abs=1e-4)
-    alone = client.completions.create(**told | {"max_tokens": 0}, logprobs=0).choices[0]  # what lm-eval asks
+    alone = client.completions.create(**fields | {"max_tokens": 0}, logprobs=0).choices[0]  # what lm-eval asks
     assert alone.text == prompt
     assert alone.logprobs.token_logprobs[1:] == pytest.approx(expected[:, 0].tolist(), abs=1e-4)
     assert 0 < alone.thought["probability"] < 1
-    streamed = list(client.completions.create(**told, logprobs=1, stream=True))
+    streamed = list(client.completions.create(**fields, logprobs=1, stream=True))
     assert "".join(chunk.choices[0].text for chunk in streamed) == plain.text
     tokens = [token for chunk in streamed for token in chunk.choices[0].logprobs.tokens]
     assert visible(tokens) == plain.text
 
 
 def test_client_sends_prompts_in_every_form(client, mixture):
-    told = {"model": "mixture", "max_tokens": 6, "temperature": 0, "seed": 1, "n": 4}
-    one = [choice.text for choice in client.completions.create(prompt="the king ", **told).choices]
-    other = [choice.text for choice in client.completions.create(prompt="a sea ", **told).choices]
-    both = client.completions.create(prompt=["the king ", "a sea "], **told)
+    fields = {"model": "mixture", "max_tokens": 6, "temperature": 0, "seed": 1, "n": 4}
+    one = [choice.text for choice in client.completions.create(prompt="the king ", **fields).choices]
+    other = [choice.text for choice in client.completions.create(prompt="a sea ", **fields).choices]
+    both = client.completions.create(prompt=["the king ", "a sea "], **fields)
     assert [choice.text for choice in both.choices] == one + other
     assert [choice.index for choice in both.choices] == list(range(8))
     ids = [mixture.tokenizer.convert_tokens_to_ids([*text]) for text in ("the king ", "a sea ")]
-    assert [choice.text for choice in client.completions.create(prompt=ids[0], **told).choices] == one
-    assert [choice.text for choice in client.completions.create(prompt=ids, **told).choices] == one + other
-    assert len(client.completions.create(prompt="", **told).choices) == 4
-    echoed = client.completions.create(prompt=ids[0], echo=True, **told | {"temperature": 1, "n": 1}).choices[0].text
+    assert [choice.text for choice in client.completions.create(prompt=ids[0], **fields).choices] == one
+    assert [choice.text for choice in client.completions.create(prompt=ids, **fields).choices] == one + other
+    assert len(client.completions.create(prompt="", **fields).choices) == 4
+    echoed = client.completions.create(prompt=ids[0], echo=True, **fields | {"temperature": 1, "n": 1}).choices[0].text
     assert echoed.startswith("the king ")
 
 
 def test_client_chats(chat, mixture):
     client = chat.client()
     messages = [{"role": "user", "content": [{"type": "text", "text": "the king"}]}]
-    told = {"model": "mixture", "messages": messages, "n": 4, "temperature": 0, "seed": 3, "max_completion_tokens": 12}
+    fields = {
+        "model": "mixture",
+        "messages": messages,
+        "n": 4,
+        "temperature": 0,
+        "seed": 3,
+        "max_completion_tokens": 12,
+    }
     expected = mixture.think("the king\n", 4, 12, 0.0, seed=3)
-    done = client.chat.completions.create(**told, logprobs=True, top_logprobs=2)
+    done = client.chat.completions.create(**fields, logprobs=True, top_logprobs=2)
     assert done.object == "chat.completion"
     assert [choice.message.content for choice in done.choices] == [t.text for t in expected]
     assert [choice.thought["index"] for choice in done.choices] == [t.index for t in expected]
@@ -339,7 +336,7 @@ def test_client_chats(chat, mixture):
         assert all(bytes(part.bytes).decode() == part.token for part in choice.logprobs.content)
         assert all(len(part.top_logprobs) == 2 for part in choice.logprobs.content)
     texts, roles = [""] * 4, [None] * 4
-    stream = client.chat.completions.create(**told, stream=True, stream_options={"include_usage": True})
+    stream = client.chat.completions.create(**fields, stream=True, stream_options={"include_usage": True})
     for chunk in stream:
         assert chunk.object == "chat.completion.chunk"
         for choice in chunk.choices:
@@ -363,12 +360,12 @@ def test_client_chats(chat, mixture):
 def test_async_client(server):
     async def talk():
         async with server.client(asynchronous=True) as client:
-            told = {"model": "mixture", "prompt": "the king ", "max_tokens": 12, "n": 2}
-            answers = await asyncio.gather(*[client.completions.create(**told, seed=i % 2) for i in range(6)])
+            fields = {"model": "mixture", "prompt": "the king ", "max_tokens": 12, "n": 2}
+            answers = await asyncio.gather(*[client.completions.create(**fields, seed=i % 2) for i in range(6)])
             texts = [tuple(choice.text for choice in answer.choices) for answer in answers]
             assert len(set(texts)) == 2
             streamed = ["", ""]
-            async for chunk in await client.completions.create(**told, seed=0, stream=True):
+            async for chunk in await client.completions.create(**fields, seed=0, stream=True):
                 for choice in chunk.choices:
                     streamed[choice.index] += choice.text
             assert tuple(streamed) == texts[0]
@@ -409,9 +406,9 @@ WRONG = {
 
 @pytest.mark.parametrize("case", WRONG)
 def test_client_raises_what_openais_server_makes_it_raise(case, client):
-    told, kind, code, param = WRONG[case]
+    fields, kind, code, param = WRONG[case]
     with pytest.raises(kind) as e:
-        client.completions.create(**{"model": "mixture", "prompt": "the king "} | told)
+        client.completions.create(**{"model": "mixture", "prompt": "the king "} | fields)
     assert (e.value.code, e.value.param) == (code, param)
     assert e.value.type == "invalid_request_error"
     assert e.value.message
@@ -435,7 +432,7 @@ def test_a_failing_step_fails_its_requests_and_nothing_else(server, monkeypatch)
         raise RuntimeError("out of memory")
 
     with monkeypatch.context() as patch:
-        patch.setattr(engine_module, "_draw", broken)
+        patch.setattr(engine_module, "sample_tokens", broken)
         answer = server.post("/v1/completions", {"prompt": "the king "})
         assert answer.status_code == 500
         assert answer.json()["error"]["type"] == "server_error"
@@ -449,15 +446,15 @@ def test_a_failing_step_fails_its_requests_and_nothing_else(server, monkeypatch)
 
 
 def test_text_comes_whole_characters_at_a_time():
-    """Bytes that are no characters yet are held back; the pieces of a stream are the text."""
+    """Bytes of an incomplete character are held back, and the pieces of a stream add up to the text."""
     bytewise = untrained(["ä€𝄞 text"], 300, 4)
     with in_thread(bytewise) as server:
         for seed in range(2):
-            told = {"prompt": "ä", "n": 4, "max_tokens": 60, "temperature": 2, "seed": seed}
+            fields = {"prompt": "ä", "n": 4, "max_tokens": 60, "temperature": 2, "seed": seed}
             expected = [t.text for t in bytewise.think("ä", 4, 60, 2.0, seed=seed)]
-            assert server.texts(**told) == expected
+            assert server.texts(**fields) == expected
             texts = [""] * 4
-            for line in server.post("/v1/completions", told | {"stream": True}).text.splitlines():
+            for line in server.post("/v1/completions", fields | {"stream": True}).text.splitlines():
                 if line.startswith("data: {"):
                     for choice in json.loads(line[6:])["choices"]:
                         texts[choice["index"]] += choice["text"]

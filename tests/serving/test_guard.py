@@ -1,4 +1,4 @@
-"""What gets in: keys on every route, limits at the limit and one above, bodies and headers that are too large or too slow.
+"""What is let in: keys on every route, limits at the limit and one above, bodies and headers too large or too slow.
 
 pytest tests/serving/test_guard.py                 part of `make test`
 TORTURE=1 pytest tests/serving/test_guard.py       with the times of the issue, for an idle machine
@@ -6,11 +6,10 @@ TORTURE=1 pytest tests/serving/test_guard.py       with the times of the issue, 
 
 import base64
 import json
-import os
 import time
 
 import pytest
-from serving_client import TORTURE, Server, in_thread, refusal
+from serving_client import TORTURE, Server, in_thread, memory, refusal
 
 from mot.inference.think import MixtureOfThoughts
 from mot.serving import guard
@@ -42,7 +41,7 @@ def server(mixture):
 
 
 def raw(server: Server, request: bytes, *rest: bytes, pause: float = 0) -> tuple[int, bytes]:
-    """(status, or 0 if the connection was closed without one; all that came) of bytes sent as they are."""
+    """(status, 0 if the connection was closed without one; all that was received) for bytes sent as they are."""
     with server.connect() as s:
         s.sendall(request)
         came = b""
@@ -52,12 +51,12 @@ def raw(server: Server, request: bytes, *rest: bytes, pause: float = 0) -> tuple
                 s.sendall(piece)
             while piece := s.recv(65536):
                 came += piece
-        except OSError:  # it has been closed while we were still sending
+        except OSError:  # the server closed it while we were still sending
             pass
     return int(came.split(b" ", 2)[1]) if came.startswith(b"HTTP/") else 0, came
 
 
-# Keys -------------------------------------------------------------------------------------------------------------------
+# Keys -----------------------------------------------------------------------------------------------------------------
 
 
 def basic(key: str) -> str:
@@ -110,7 +109,7 @@ def test_every_route_needs_the_key(locked):
     every = routes(locked)
     assert {path for _, path in every} >= {"/", "/v1/completions", "/v1/chat/completions", "/metrics", "/docs"}
     assert {path for _, path in every} >= {"/openapi.json", "/v1/models", "/v1/models/mixture", "/v1/route"}
-    with locked.connect() as s:  # one connection, for they are some hundred
+    with locked.connect() as s:  # one connection for some hundred requests
         reader = s.makefile("rb")
 
         def status(method: str, path: str, authorization: list[str], host: str) -> int:
@@ -132,7 +131,7 @@ def test_every_route_needs_the_key(locked):
             reader = s.makefile("rb")
 
         for method, path in every:
-            if path in guard.OPEN:
+            if path in guard.OPEN_PATHS:
                 assert status(method, path, [], "127.0.0.1") == 200
                 continue
             for name, authorization in INTRUDERS.items():
@@ -144,10 +143,11 @@ def test_every_route_needs_the_key(locked):
 
 
 TRICKS = """
-/health/../v1/models  /health/..%2fv1/models  /health%2f..%2fv1%2fmodels  /health/%2e%2e/v1/models  //v1/models  /v1//models
-/%76%31/models  /v1/models%00  /health%00  /health/  /health;/v1/models  /HEALTH  /ready%20  /ready/v1/models  /v1/models#/health
-/v1/models?/health  /v1/models/../../health  /.  /..  /health%0d%0a  http://127.0.0.1/health  http://evil.example/v1/models  *
-/v1\\models  /health\\..\\v1\\models  /docs/oauth2-redirect  /redoc  /static/../health  /metrics/  /openapi.json/
+/health/../v1/models  /health/..%2fv1/models  /health%2f..%2fv1%2fmodels  /health/%2e%2e/v1/models  //v1/models
+/v1//models /%76%31/models  /v1/models%00  /health%00  /health/  /health;/v1/models  /HEALTH  /ready%20
+/ready/v1/models  /v1/models#/health /v1/models?/health  /v1/models/../../health  /.  /..  /health%0d%0a
+http://127.0.0.1/health  http://evil.example/v1/models  * /v1\\models  /health\\..\\v1\\models  /docs/oauth2-redirect
+/redoc  /static/../health  /metrics/  /openapi.json/
 """.split()
 
 
@@ -199,8 +199,8 @@ def test_the_client_with_the_key_works(locked):
     assert locked.get("/", auth=("", KEY)).status_code == 200
 
 
-def test_without_a_key_only_names_of_this_machine_are_heard(server):
-    """Or a web page could reach it through a name of its own that leads here (DNS rebinding)."""
+def test_without_a_key_only_names_of_this_machine_are_served(server):
+    """Otherwise a web page could reach the server through a name of its own that resolves to it (DNS rebinding)."""
     for host, expected in (
         ("127.0.0.1", 200),
         ("localhost:8000", 200),
@@ -216,6 +216,16 @@ def test_without_a_key_only_names_of_this_machine_are_heard(server):
     assert raw(server, b"GET /v1/models HTTP/1.0\r\n\r\n")[0] == 421
     two = b"GET /v1/models HTTP/1.1\r\nHost: localhost\r\nHost: evil.example\r\nConnection: close\r\n\r\n"
     assert raw(server, two)[0] == 400
+
+
+def test_unknown_paths_and_methods_get_the_standard_words(server):
+    for path, status, message in (("/nothing", 404, "Not Found"), ("/v1/completions", 405, "Method Not Allowed")):
+        answer = server.get(path)
+        assert answer.status_code == status
+        assert answer.json()["error"]["message"] == message
+    long = server.get("/v1/models", headers={"x": "a" * (MAX_HEADER_BYTES - 30)})
+    assert long.status_code == 431
+    assert long.json()["error"]["message"] == f"headers exceed {MAX_HEADER_BYTES} bytes"
 
 
 def test_another_origins_page_cannot_post(server):
@@ -257,11 +267,11 @@ def test_keys_are_read_from_a_file_or_the_environment(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="cannot be read"):
         read_keys(str(tmp_path / "nothing"))
     monkeypatch.setenv("MOT_API_KEY", "")
-    with pytest.raises(ValueError, match="MOT_API_KEY"):  # set, but to nothing: never silently open
+    with pytest.raises(ValueError, match="MOT_API_KEY"):  # set but empty: never silently open
         read_keys(None)
 
 
-# Bad input of the command -----------------------------------------------------------------------------------------------
+# Bad input of the command ---------------------------------------------------------------------------------------------
 
 
 def test_what_cannot_be_served_is_one_line_and_exit_code_2(capsys, text_run, tmp_path, monkeypatch):
@@ -290,7 +300,7 @@ def test_what_cannot_be_served_is_one_line_and_exit_code_2(capsys, text_run, tmp
     assert "--api_key_file" in refusal(capsys, "--model", text_run, "--api_key_file", tmp_path / "keys")
 
 
-# Limits -----------------------------------------------------------------------------------------------------------------
+# Limits ---------------------------------------------------------------------------------------------------------------
 
 HUGE = 10**9
 AT_AND_ABOVE = {
@@ -317,12 +327,6 @@ AT_AND_ABOVE = {
 }
 
 
-def memory() -> int:
-    """Bytes of this process's resident memory."""
-    with open("/proc/self/statm") as file:
-        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-
-
 @pytest.mark.parametrize("limit", AT_AND_ABOVE)
 def test_at_the_limit_and_one_above(limit, server):
     at, above, huge = ({"prompt": PROMPT, "max_tokens": 1} | body for body in AT_AND_ABOVE[limit])
@@ -340,7 +344,7 @@ def test_at_the_limit_and_one_above(limit, server):
     assert server.engine.idle()
 
 
-def test_numbers_that_are_none(server):
+def test_values_that_are_not_numbers(server):
     for text in ("NaN", "Infinity", "-Infinity", "1e400", "-1", "true", '"1"', "[1]", "1" * 4000):
         for name in ("temperature", "creativity", "n", "seed"):
             if (name, text) in (("seed", "-1"), ("temperature", "1"), ("creativity", "1" * 4000)):
@@ -360,7 +364,8 @@ def test_the_body_at_its_limit_and_above(server):
     assert server.post("/v1/completions", content=sized(4097), **send).status_code == 413
     assert server.post("/v1/completions", content=iter([sized(4096)]), **send).status_code == 200  # chunked
     assert server.post("/v1/completions", content=iter([sized(4096), b" "]), **send).status_code == 413
-    head = b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
+    head = b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    head += b"Content-Length: %d\r\n\r\n"
     for length in (HUGE, 10**30):
         begin = time.monotonic()
         status, _ = raw(server, head % length)  # nothing of it is sent
@@ -410,8 +415,9 @@ def test_the_depth_of_a_body(server):
 
 
 def test_a_slow_body_and_slow_headers_are_not_waited_for(server, monkeypatch):
-    monkeypatch.setattr(guard, "SECONDS", 0.3)
-    head = b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 1000\r\n\r\n"
+    monkeypatch.setattr(guard, "TIMEOUT_SECONDS", 0.3)
+    head = b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    head += b"Content-Length: 1000\r\n\r\n"
     begin = time.monotonic()
     status, came = raw(server, head, *[b"{"] * 3, pause=0.05)
     assert status == 408

@@ -1,4 +1,4 @@
-"""A server's life: clients that leave, more of them than it can bear, nonsense, a stop, a browser.
+"""The life of a server: clients that disconnect, overload, random input, shutdown, a browser.
 
 pytest tests/serving/test_life.py                 the short version, part of `make test`
 TORTURE=1 pytest -s tests/serving/test_life.py    the counts of the issue, `make torture`; prints what it measured
@@ -20,9 +20,8 @@ from pathlib import Path
 
 import httpx
 import pytest
-from serving_client import TORTURE, Server, in_process, in_thread
-from test_api import untrained
-from test_guard import memory
+from mixtures import untrained
+from serving_client import TORTURE, Server, in_process, in_thread, memory
 
 from mot.inference.think import MixtureOfThoughts
 
@@ -31,7 +30,7 @@ PROMPT = "the king "
 
 @pytest.fixture(scope="module")
 def mixture(text_run) -> MixtureOfThoughts:
-    """One that never ends a text by itself, so that a request is as long as it asks to be."""
+    """A mixture that never ends a text by itself, so that a text has exactly `max_tokens`."""
     mixture = MixtureOfThoughts.from_pretrained(str(text_run))
     mixture.tokenizer.eos_token = "<|thought_0|>"  # which is never generated
     mixture.model.generation_config.eos_token_id = mixture.tokenizer.eos_token_id
@@ -58,7 +57,7 @@ def balanced(server: Server) -> None:
     assert counts["accepted"] == counts["completed"] + counts["aborted"] + counts["failed"]
 
 
-# Clients that leave -----------------------------------------------------------------------------------------------------
+# Clients that leave ---------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("streaming", [True, False])
@@ -75,7 +74,8 @@ def test_a_client_that_leaves_stops_the_computation_within_two_steps(streaming, 
         steps_at.clear()
         before = dict(server.engine.counts)
         body = json.dumps({"prompt": PROMPT, "n": 4, "max_tokens": 1000, "seed": 1, "stream": streaming}).encode()
-        head = f"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {len(body)}"
+        head = "POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+        head += f"Content-Length: {len(body)}"
         with server.connect() as s:
             s.sendall(head.encode() + b"\r\n\r\n" + body)
             while not server.engine.running:
@@ -96,7 +96,7 @@ def test_a_client_that_leaves_stops_the_computation_within_two_steps(streaming, 
     assert server.engine.groups == []
 
 
-def test_one_that_leaves_while_it_waits_is_never_begun(mixture):
+def test_a_client_that_leaves_while_it_waits_is_never_computed(mixture):
     with in_thread(mixture, max_batch=4, max_thoughts=4) as server:
         with ThreadPoolExecutor(2) as pool:
             running = pool.submit(server.complete, prompt=PROMPT, n=4, max_tokens=400)
@@ -111,9 +111,10 @@ def test_one_that_leaves_while_it_waits_is_never_begun(mixture):
         balanced(server)
 
 
-def test_one_that_reads_nothing_holds_up_nobody(server):
+def test_a_client_that_reads_nothing_does_not_hold_up_others(server):
     body = json.dumps({"prompt": PROMPT, "n": 8, "max_tokens": 1000, "stream": True, "logprobs": 5}).encode()
-    head = f"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {len(body)}"
+    head = "POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    head += f"Content-Length: {len(body)}"
     with server.connect() as s:
         s.sendall(head.encode() + b"\r\n\r\n" + body)
         time.sleep(0.2)
@@ -124,7 +125,7 @@ def test_one_that_reads_nothing_holds_up_nobody(server):
     balanced(server)
 
 
-# Overload ---------------------------------------------------------------------------------------------------------------
+# Overload -------------------------------------------------------------------------------------------------------------
 
 
 async def load(server: Server, rate: float, seconds: float, body: dict) -> list[tuple[int, float]]:
@@ -152,11 +153,11 @@ def percentile(values: list[float], share: float) -> float:
     return sorted(values)[int(share * (len(values) - 1))]
 
 
-def test_more_than_it_can_bear_is_refused_at_once(mixture, endless, tmp_path):
+def test_overload_is_rejected_at_once(mixture, endless, tmp_path):
     body = {"prompt": PROMPT, "n": 4, "max_tokens": 300 if TORTURE else 60}
     seconds = 60 if TORTURE else 0.8
     limits = {"max_batch": 16, "max_queue": 4, "max_thoughts": 4}
-    if TORTURE:  # a process of its own: the crowd must not slow the server down by being in it
+    if TORTURE:  # a process of its own, so that the clients do not slow the server down
         flags = [word for name, value in limits.items() for word in (f"--{name}", value)]
         place = in_process(["--model", endless, *flags], log=tmp_path / "log")
     else:
@@ -174,8 +175,9 @@ def test_more_than_it_can_bear_is_refused_at_once(mixture, endless, tmp_path):
             refused = [s for status, s in storm if status == 429]
             p99 = {name: percentile(times, 0.99) for name, times in accepted.items()}
             print(
-                f"capacity {capacity:.1f}/s; accepted p99 {p99['calm']:.3f} s at 80 %, {p99['storm']:.3f} s at 1,000 %; "
-                f"{len(accepted['storm'])} accepted, {len(refused)} refused, p99 in {percentile(refused, 0.99):.3f} s"
+                f"capacity {capacity:.1f}/s; accepted p99 {p99['calm']:.3f} s at 80 %, {p99['storm']:.3f} s at "
+                f"1,000 %; {len(accepted['storm'])} accepted, {len(refused)} rejected, "
+                f"p99 in {percentile(refused, 0.99):.3f} s"
             )
             assert len(refused) > len(accepted["storm"])
             if TORTURE:
@@ -223,11 +225,11 @@ def test_a_soak_of_mixed_requests_loses_and_leaks_nothing(server, mixture):
     assert server.app.state.mot.active == 0
 
 
-# Nonsense ---------------------------------------------------------------------------------------------------------------
+# Random input ---------------------------------------------------------------------------------------------------------
 
 
 def test_schemathesis_finds_no_fault(tmp_path):
-    """Data that fits the schema, data that does not, and sequences of requests: no 5xx, no answer that breaks the schema."""
+    """Data that fits the schema or does not, and sequences of requests: no 5xx, every answer fits the schema."""
     (tmp_path / "schemathesis.toml").write_text(
         # What fits the schema may still be beyond a limit of this server, or name another model.
         '[checks]\npositive_data_acceptance.expected-statuses = ["2xx", 400, 404]\n'
@@ -235,8 +237,8 @@ def test_schemathesis_finds_no_fault(tmp_path):
     mixture = untrained(["bytes, so that every text has tokens"], 300, 4)
     mixture.tokenizer.chat_template = "{% for m in messages %}{{ m['content'] }}{% endfor %}"
     with in_thread(mixture, max_tokens=8, max_request_tokens=64) as server:
-        words = [Path(sys.executable).parent / "schemathesis", "run", server.url + "/openapi.json", "--mode", "all"]
-        words += [
+        command = [Path(sys.executable).parent / "schemathesis", "run", server.url + "/openapi.json", "--mode", "all"]
+        command += [
             "--phases",
             "coverage,fuzzing,stateful" if TORTURE else "fuzzing,stateful",
             "--max-examples",
@@ -244,9 +246,9 @@ def test_schemathesis_finds_no_fault(tmp_path):
             "--seed",
             1,
         ]
-        words += ["--exclude-path", "/metrics", "--request-timeout", 30, "--suppress-health-check", "all"]
-        words += ["--checks", "all", "--exclude-checks", "unsupported_method,missing_required_header,ignored_auth"]
-        done = subprocess.run(list(map(str, words)), cwd=tmp_path, capture_output=True, text=True)
+        command += ["--exclude-path", "/metrics", "--request-timeout", 30, "--suppress-health-check", "all"]
+        command += ["--checks", "all", "--exclude-checks", "unsupported_method,missing_required_header,ignored_auth"]
+        done = subprocess.run(list(map(str, command)), cwd=tmp_path, capture_output=True, text=True)
         assert done.returncode == 0, done.stdout[-8000:] + done.stderr[-2000:]
         print(*re.findall(r"\d+ generated, .*|\d+ selected .*", done.stdout), sep="; ")
         server.wait_until_idle()
@@ -255,11 +257,11 @@ def test_schemathesis_finds_no_fault(tmp_path):
         assert server.texts(prompt=PROMPT)
 
 
-# The end ----------------------------------------------------------------------------------------------------------------
+# Shutdown ------------------------------------------------------------------------------------------------------------
 
 
 async def stop_with_streams(server: Server, count: int, max_tokens: int) -> tuple[list[str], int]:
-    """What `count` streams said when the server was told to stop in the middle of them, and its exit code."""
+    """(texts of `count` streams that were running when SIGTERM was sent, exit code of the server)."""
     begun, texts = asyncio.Event(), {}
     async with httpx.AsyncClient(timeout=60, trust_env=False, limits=httpx.Limits(max_connections=None)) as client:
 
@@ -282,7 +284,7 @@ async def stop_with_streams(server: Server, count: int, max_tokens: int) -> tupl
         assert refused.status_code == 503
         assert refused.headers["retry-after"]
         assert (await client.get(server.url + "/health")).status_code == 200
-        assert not all("[DONE]" in text for text in texts.values())  # they were still on their way
+        assert not all("[DONE]" in text for text in texts.values())  # they were still running
         await asyncio.gather(*tasks)
     return list(texts.values()), await asyncio.to_thread(server.process.wait, 30)
 
@@ -322,7 +324,7 @@ def test_a_second_signal_does_not_wait(endless):
             assert server.process.wait(5) == 130
 
 
-# The browser ------------------------------------------------------------------------------------------------------------
+# The browser ----------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -339,7 +341,7 @@ def browser():
 
 
 def opened(browser, server: Server, **how):
-    """A page on the playground, and a list of what went wrong in it or was asked of anybody else."""
+    """A page on the playground, and a list of its errors and of its requests to other hosts."""
     page, wrong = browser.new_context(**how).new_page(), []
     page.on("console", lambda message: wrong.append(message.text) if message.type in ("error", "warning") else None)
     page.on("pageerror", lambda e: wrong.append(str(e)))

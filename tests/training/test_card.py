@@ -1,4 +1,4 @@
-"""The model card in the output directory: the hub reads it, its numbers are the run's, its command is the run's, and no path leaks."""
+"""The model card: the hub reads it, its numbers and its command are the run's, and it contains no path."""
 
 import json
 import re

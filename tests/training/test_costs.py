@@ -148,6 +148,7 @@ def test_mistakes_are_one_line(words, line, capsys):
 def test_it_loads_no_torch(root):
     import subprocess
 
-    code = "import sys; from mot.cli import main; main(['cost']); print([m for m in ('torch', 'numpy') if m in sys.modules])"
+    code = "import sys; from mot.cli import main; main(['cost']); "
+    code += "print([m for m in ('torch', 'numpy') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "[]"

@@ -1,6 +1,6 @@
-"""What must not be learnt from (NaN, spikes), what must not be run (code in a file we read), and what memory is for.
+"""Anomalies are not trained on (NaN, spikes), code in files is not run, and memory flags do what they say.
 
-Faults are put into the numbers of real, tiny runs; malicious files are real ones that would leave a canary behind.
+Anomalies are injected into the numbers of real, tiny runs; malicious files are real and would create a canary file.
 """
 
 import json
@@ -14,12 +14,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from transformers import TrainerCallback
 
 from mot.data.load import load_data
-from mot.model.build import build_model, load_model
-from mot.runtime.signals import Interruption
+from mot.model.build import build_model
+from mot.model.load import load_model
+from mot.runtime.signals import SignalHandler
+from mot.training.callbacks import PATIENCE, WINDOW
 from mot.training.checkpoint import MANIFEST, check, find, seal
-from mot.training.em import PATIENCE, REMEMBERED, MixtureTrainer
+from mot.training.em import MixtureTrainer
 from mot.training.settings import TrainSettings
 
 
@@ -34,7 +37,7 @@ def trainer_of(text_file: Path, output: Path, steps: int = 20, **changes) -> Mix
     }
     s = TrainSettings(train_file=str(text_file), output_dir=str(output), max_steps=steps, **shape | changes)
     data = load_data(s)
-    return MixtureTrainer(s, data, build_model(s, data.tokenizer), steps, s.output_dir, None, Interruption())
+    return MixtureTrainer(s, data, build_model(s, data.tokenizer), steps, s.output_dir, None, SignalHandler())
 
 
 def states(trainer: MixtureTrainer) -> list[torch.Tensor]:
@@ -43,7 +46,7 @@ def states(trainer: MixtureTrainer) -> list[torch.Tensor]:
     return [t.detach().clone() for t in [*trainer.model.parameters(), *moments]]
 
 
-# NaN, infinity, spikes --------------------------------------------------------------------------------------------------
+# NaN, infinity, spikes ------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
@@ -57,7 +60,7 @@ def test_an_update_from_nan_is_skipped_and_changes_no_bit(where, value, text_fil
         if trainer.state.global_step == 5:
             before.extend(states(trainer))
             if where == "loss":
-                trainer._step_loss = trainer._step_loss * value
+                trainer.guard.step_loss = trainer.guard.step_loss * value
                 return loss * value
             loss.register_hook(lambda gradient: gradient * value)
         elif trainer.state.global_step == 6:
@@ -104,31 +107,31 @@ def test_nine_bad_updates_do_not_end_it(text_file, tmp_path, monkeypatch):
 def test_a_spike_is_told_from_noise_by_six_standard_deviations(text_file, tmp_path):
     trainer = trainer_of(text_file, tmp_path)
     noise = torch.Generator().manual_seed(0)
-    for _ in range(REMEMBERED - 1):
-        trainer.recent.append(2 + 0.1 * float(torch.randn((), generator=noise)))
-    assert trainer.fault(9.0, 1.0) is None  # too little seen to judge
-    trainer.recent.append(2.0)
-    mean = sum(trainer.recent) / REMEMBERED
-    deviation = (sum((x - mean) ** 2 for x in trainer.recent) / REMEMBERED) ** 0.5
-    assert trainer.fault(mean + 5.9 * deviation, 1.0) is None
-    assert "standard deviations above the last 128" in trainer.fault(mean + 6.1 * deviation, 1.0)
-    assert trainer.fault(mean - 20 * deviation, 1.0) is None  # falling is what it is for
+    for _ in range(WINDOW - 1):
+        trainer.guard.loss_window.append(2 + 0.1 * float(torch.randn((), generator=noise)))
+    assert trainer.guard.anomaly(9.0, 1.0) is None  # too little seen to judge
+    trainer.guard.loss_window.append(2.0)
+    mean = sum(trainer.guard.loss_window) / WINDOW
+    deviation = (sum((x - mean) ** 2 for x in trainer.guard.loss_window) / WINDOW) ** 0.5
+    assert trainer.guard.anomaly(mean + 5.9 * deviation, 1.0) is None
+    assert "standard deviations above the last 128" in trainer.guard.anomaly(mean + 6.1 * deviation, 1.0)
+    assert trainer.guard.anomaly(mean - 20 * deviation, 1.0) is None  # falling is what it is for
 
 
 def test_leaving_a_plateau_is_no_spike(text_file, tmp_path):
-    """On `circle` a loss that had stood still for 128 steps rose by 4 %: 76 standard deviations, and the run gave up."""
+    """On `circle` a loss that was flat for 128 steps rose by 4 %: 76 standard deviations, and the run ended."""
     trainer = trainer_of(text_file, tmp_path)
-    trainer.recent.extend(2.7 + 0.001 * (i % 2) for i in range(REMEMBERED))
-    assert trainer.fault(2.81, 1.0) is None
-    assert "standard deviations" in trainer.fault(1.13 * 2.7, 1.0)
+    trainer.guard.loss_window.extend(2.7 + 0.001 * (i % 2) for i in range(WINDOW))
+    assert trainer.guard.anomaly(2.81, 1.0) is None
+    assert "standard deviations" in trainer.guard.anomaly(1.13 * 2.7, 1.0)
 
 
 def test_a_spike_in_a_run_is_skipped(text_file, tmp_path, monkeypatch, capsys):
-    trainer = trainer_of(text_file, tmp_path, steps=2 * REMEMBERED + 10)
+    trainer = trainer_of(text_file, tmp_path, steps=2 * WINDOW + 10)
     assign = trainer.assign
 
     def scrambled(batches, g):
-        if trainer.state.global_step == 2 * REMEMBERED + 4:
+        if trainer.state.global_step == 2 * WINDOW + 4:
             for b in batches:
                 b["completion"] = torch.randint(20, b["completion"].shape, generator=g)
                 b["prompt"] = torch.randint(20, b["prompt"].shape, generator=g)
@@ -136,11 +139,21 @@ def test_a_spike_in_a_run_is_skipped(text_file, tmp_path, monkeypatch, capsys):
 
     monkeypatch.setattr(trainer, "assign", scrambled)
     trainer.train()
-    assert f"step {2 * REMEMBERED + 5}: loss" in capsys.readouterr().err
-    assert len(trainer.recent) == REMEMBERED
+    assert f"step {2 * WINDOW + 5}: loss" in capsys.readouterr().err
+    assert len(trainer.guard.loss_window) == WINDOW
 
 
-# Memory and precision ---------------------------------------------------------------------------------------------------
+# Memory and precision -------------------------------------------------------------------------------------------------
+
+
+class Catch(TrainerCallback):
+    """Keep the gradients of every update."""
+
+    def __init__(self, caught: list):
+        self.caught = caught
+
+    def on_pre_optimizer_step(self, args, state, control, model=None, **_):
+        self.caught.extend(p.grad.clone() for p in model.parameters())
 
 
 def test_save_memory_recomputes_and_changes_no_gradient(text_file, tmp_path):
@@ -148,11 +161,7 @@ def test_save_memory_recomputes_and_changes_no_gradient(text_file, tmp_path):
     for save_memory in (False, True):
         trainer = trainer_of(text_file, tmp_path, steps=1, save_memory=save_memory)
         caught = []
-        norm_of = trainer._get_grad_norm
-        trainer._get_grad_norm = lambda model, grad_norm, norm_of=norm_of, caught=caught: (
-            caught.extend(p.grad.clone() for p in model.parameters()),
-            norm_of(model, grad_norm),
-        )[1]
+        trainer.add_callback(Catch(caught))
         trainer.train()
         assert trainer.model.is_activation_checkpointing == save_memory
         gradients.append(caught)
@@ -188,7 +197,8 @@ def within(self, *a, **k):
     resource.setrlimit(resource.RLIMIT_AS, (used + 100 * 2**20, -1))
     return train(self, *a, **k)
 mot.training.em.MixtureTrainer.train = within
-cli.run(cli.train, "--train_file {text_file} --vocab_size 100 --hidden_size 256 --num_layers 4 --seq_length 128 --batch_size 512 --max_steps 2 --output_dir {tmp_path}/run".split())
+size = "--vocab_size 100 --hidden_size 256 --num_layers 4 --seq_length 128 --batch_size 512 --max_steps 2"
+cli.run(cli.train, f"--train_file {text_file} {{size}} --output_dir {tmp_path}/run".split())
 """
     run = subprocess.run([sys.executable, "-c", limited], capture_output=True, text=True, cwd=root)
     assert run.returncode == 2, run.stderr
@@ -197,7 +207,7 @@ cli.run(cli.train, "--train_file {text_file} --vocab_size 100 --hidden_size 256 
     assert "--save_memory" in run.stderr
 
 
-# Security: nothing that is read is run ----------------------------------------------------------------------------------
+# Security: nothing that is read is run --------------------------------------------------------------------------------
 
 
 class Canary:
@@ -224,7 +234,8 @@ def poison(file: Path, canary: Path) -> None:
         file.write_bytes(pickle.dumps(Canary(canary)))
 
 
-PICKLED = "model.safetensors optimizer.pt scheduler.pt rng_state.pth watch.json trainer_state.json config.json tokenizer.json".split()
+PICKLED = ["model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth", "watch.json", "trainer_state.json"]
+PICKLED += ["config.json", "tokenizer.json"]
 
 
 @pytest.mark.parametrize("resealed", [False, True])
@@ -243,7 +254,7 @@ def test_a_pickle_in_a_checkpoint_is_not_run(file, resealed, canary, text_file, 
     seal(directory, 2, trainer.facts)
     again = trainer_of(text_file, tmp_path / "run", steps=4)
     again.start = 2
-    # tokenizer.json and config.json of a checkpoint are not read on resume; every other file fails to be what it should.
+    # tokenizer.json and config.json of a checkpoint are not read on resume; every other file cannot be parsed.
     if file in ("tokenizer.json", "config.json"):
         with pytest.raises(ValueError, match="cannot be loaded"):
             load_model(str(directory))

@@ -1,4 +1,4 @@
-"""The report of a run: what is on the page, what is not, that it needs nothing but itself, and how a browser sees it."""
+"""The report of a run: its content, that the page requests nothing, and how a browser shows it."""
 
 import base64
 import html
@@ -13,8 +13,8 @@ import pytest
 from mot import cli
 from mot.inference.think import Thought
 from mot.training import report
+from mot.training.run_log import METRICS, SAMPLES, RunLog, read_metrics
 from mot.training.settings import TrainSettings
-from mot.training.tracking import METRICS, SAMPLES, RunLog, read_metrics
 
 NASTY = "<script>document.title='ran'</script> & \"x\" {{ 7 * 7 }}"
 NASTIER = "<img src=x onerror=\"document.title='ran'\"></pre>\n\ud800 \x00 é 思"
@@ -142,7 +142,8 @@ def test_a_browser_shows_every_picture_and_runs_nothing(run, tmp_path):
     assert "<title>a run</title>" in seen
     assert "&lt;script&gt;document.title='ran'&lt;/script&gt; &amp; \"x\" {{ 7 * 7 }}" in seen
     # The same page without its policy, and with a script of ours that measures.
-    probe = "<script>onload = () => document.body.dataset.sizes = [...document.images].map(i => i.naturalWidth).join()</script>"
+    probe = "onload = () => document.body.dataset.sizes = [...document.images].map(i => i.naturalWidth).join()"
+    probe = f"<script>{probe}</script>"
     unguarded, count = re.subn(r"<meta http-equiv.*", "", text)
     assert count == 1
     (tmp_path / "probe.html").write_text(unguarded.replace("</body>", probe + "</body>"), errors="replace")

@@ -1,127 +1,40 @@
-"""A run that cannot be lost: stopped anywhere, by anything, it goes on as if it had never been stopped (law 7).
+"""A run that cannot be lost: every signal, kill, damage and full disk (law 7 in short: tests/laws/test_07_resume.py).
 
 pytest tests/training/test_survival.py                 the short version, part of `make test`
 TORTURE=1 pytest tests/training/test_survival.py       every cell and 50 kills, `make torture`
 """
 
-import json
 import os
 import random
 import shutil
 import signal
-import socket
 import subprocess
 import time
 from pathlib import Path
 
 import pytest
-from survive import PHASES, complete, start, state_digest
+from survive import PHASES, STEPS, complete, last_state, short_run, start, stop_in
 
 from mot.training.checkpoint import check, find, newest
 
 TORTURE = os.environ.get("TORTURE") == "1"
-STEPS = 12
-# 2,000 characters make 56 windows of 32: an epoch is 7 batches of 8, or 3.5 updates of two.
-SIZE = f"--vocab_size 100 --hidden_size 32 --num_layers 1 --num_thoughts 4 --seq_length 32 --batch_size 8 --max_steps {STEPS}"
-FLAGS = [*SIZE.split(), *"--dropout 0.1 --eval_rows 8 --eval_every 4 --save_every 4 --save_total_limit 99".split()]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _logs(tmp_path_factory):
-    os.environ["SURVIVE_LOGS"] = str(tmp_path_factory.mktemp("logs"))
 
 
 @pytest.fixture(scope="module")
 def flags(text_file) -> list[str]:
-    """A run of 12 steps of two micro-batches with dropout; mot.training.em compares thoughts from step 8 on."""
-    return [*FLAGS, "--train_file", str(text_file), "--gradient_accumulation_steps", "2"]
+    return short_run(text_file)
 
 
 @pytest.fixture(scope="module")
-def uninterrupted(flags, tmp_path_factory) -> dict[str, tuple[Path, str]]:
-    """(directory, digest of the last state) of runs nobody stopped, by diversity weight."""
-    runs = {}
-    for weight in ("0.1", "0"):
-        directory = tmp_path_factory.mktemp("whole") / "run"
-        complete([*flags, "--diversity_weight", weight, "--output_dir", directory])
-        runs[weight] = directory, state_digest(directory / f"checkpoint-{STEPS}")
-    return runs
-
-
-def last_state(directory: Path) -> str:
-    return state_digest(directory / f"checkpoint-{STEPS}")
-
-
-def stop_in(phase: str, at: int, signum: int, argv: list, second: bool = False):
-    """Send a signal while a run is in the phase; (exit code, seconds from the last signal to the end)."""
-    run = start(argv, pause=phase, at=at)
-    run.wait_for_phase()
-    time.sleep(0.05)
-    begin = time.monotonic()
-    run.kill(signum)
-    if second:
-        time.sleep(0.05)
-        begin = time.monotonic()
-        run.kill(signum)
-    return run.exitcode(), time.monotonic() - begin
-
-
-# Exact resume -----------------------------------------------------------------------------------------------------------
-
-CUTS = {"step 1": [0], "mid-epoch": [4], "epoch end": [6], "mid-accumulation": [5], "twice": [2, 9]}
-
-
-@pytest.mark.parametrize("weight", ["0.1", "0"])
-@pytest.mark.parametrize("cut", CUTS)
-def test_a_run_cut_and_resumed_ends_in_the_same_state(cut, weight, flags, uninterrupted, tmp_path):
-    argv = [*flags, "--diversity_weight", weight, "--output_dir", tmp_path / "run", "--resume_from", "auto"]
-    for step in CUTS[cut]:
-        phase = "accumulation" if cut == "mid-accumulation" else "training"
-        assert stop_in(phase, step, signal.SIGTERM, argv)[0] == 143
-        assert newest(str(tmp_path / "run"))[1]["step"] == step + 1
-    complete(argv)
-    assert last_state(tmp_path / "run") == uninterrupted[weight][1]
-
-
-def test_without_one_random_state_the_end_is_another(flags, uninterrupted, tmp_path):
-    """The negative control: what the test above compares can differ."""
-    argv = [*flags, "--output_dir", tmp_path / "run", "--resume_from", "auto"]
-    assert stop_in("training", 4, signal.SIGTERM, argv)[0] == 143
-    assert start(argv, drop_rng=True).exitcode() == 0
-    assert last_state(tmp_path / "run") != uninterrupted["0.1"][1]
-
-
-def test_a_finished_run_resumed_stays_as_it_is(flags, uninterrupted):
-    directory, digest = uninterrupted["0.1"]
-    before = (directory / "model.safetensors").read_bytes()
-    complete([*flags, "--output_dir", directory, "--resume_from", "auto"])
-    assert last_state(directory) == digest
-    assert (directory / "model.safetensors").read_bytes() == before
-
-
-@pytest.fixture(scope="module")
-def bucket():
-    """The address of an empty bucket in Google's storage emulator."""
-    from gcp_storage_emulator.server import create_server
-
-    port = free_port()
-    server = create_server("127.0.0.1", port, in_memory=True, default_bucket="bucket")
-    server.start()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("STORAGE_EMULATOR_HOST", f"http://127.0.0.1:{port}")
-        patch.setenv("FSSPEC_GS_TOKEN", "anon")
-        yield "gs://bucket"
-    server.stop()
-
-
-def free_port() -> int:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
+def uninterrupted(flags, tmp_path_factory) -> tuple[Path, str]:
+    """(directory, digest of the last state) of a run that was never stopped."""
+    directory = tmp_path_factory.mktemp("whole") / "run"
+    complete([*flags, "--output_dir", directory])
+    return directory, last_state(directory)
 
 
 def test_auto_does_not_begin_anew_over_a_finished_model(flags, uninterrupted, tmp_path):
-    shutil.copytree(uninterrupted["0.1"][0], tmp_path / "run", ignore=shutil.ignore_patterns("checkpoint-*"))
+    shutil.copytree(uninterrupted[0], tmp_path / "run", ignore=shutil.ignore_patterns("checkpoint-*"))
     before = (tmp_path / "run" / "model.safetensors").read_bytes()
     run = start([*flags, "--output_dir", tmp_path / "run", "--resume_from", "auto"])
     assert run.exitcode() == 2
@@ -129,7 +42,7 @@ def test_auto_does_not_begin_anew_over_a_finished_model(flags, uninterrupted, tm
     assert (tmp_path / "run" / "model.safetensors").read_bytes() == before
 
 
-# Signals ----------------------------------------------------------------------------------------------------------------
+# Signals --------------------------------------------------------------------------------------------------------------
 
 STOPS = [(p, s, second) for p in PHASES for s in (signal.SIGTERM, signal.SIGINT) for second in (False, True)]
 FEW = [
@@ -147,7 +60,7 @@ def test_a_signal_in_any_phase_ends_the_run_in_time_and_loses_nothing(
     phase, signum, second, flags, uninterrupted, bucket, tmp_path, monkeypatch
 ):
     local = tmp_path / "outputs" / "run"
-    output = f"{bucket}/run-{signum}-{second}" if phase == "upload" else local
+    output = f"gs://bucket/run-{signum}-{second}" if phase == "upload" else local
     monkeypatch.chdir(tmp_path)  # a remote run works in ./outputs
     argv = [*flags, "--output_dir", output, "--resume_from", "auto"]
     code, seconds = stop_in(phase, 4 if phase == "saving" else 5, signum, argv, second)
@@ -158,7 +71,7 @@ def test_a_signal_in_any_phase_ends_the_run_in_time_and_loses_nothing(
         shutil.rmtree(local)  # a new machine has only what had arrived
     assert all(line.endswith("not finished") for line in newest(str(local))[2])
     complete(argv)
-    assert last_state(local) == uninterrupted["0.1"][1]
+    assert last_state(local) == uninterrupted[1]
 
 
 def test_a_phase_that_does_not_come_back_is_left_by_the_watchdog(flags, tmp_path, monkeypatch):
@@ -172,7 +85,7 @@ def test_a_phase_that_does_not_come_back_is_left_by_the_watchdog(flags, tmp_path
     assert newest(str(tmp_path / "run"))[1]["step"] == 4
 
 
-# SIGKILL ----------------------------------------------------------------------------------------------------------------
+# SIGKILL --------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kill", range(50 if TORTURE else 4))
@@ -189,10 +102,10 @@ def test_killed_at_any_moment_it_goes_on_to_the_same_end(kill, flags, uninterrup
     done = newest(str(tmp_path / "run"))[1].get("step", 0)
     assert done >= at - 4
     complete(argv)
-    assert last_state(tmp_path / "run") == uninterrupted["0.1"][1]
+    assert last_state(tmp_path / "run") == uninterrupted[1]
 
 
-# Damage -----------------------------------------------------------------------------------------------------------------
+# Damage ---------------------------------------------------------------------------------------------------------------
 
 DAMAGES = ("empty", "half", "one bit", "deleted", "swapped")
 FILES = (
@@ -214,7 +127,7 @@ def damage(file: Path, how: str, other: Path) -> None:
 @pytest.mark.parametrize("how", DAMAGES)
 @pytest.mark.parametrize("file", FILES)
 def test_damage_is_found_and_named_and_the_checkpoint_before_is_used(file, how, uninterrupted, tmp_path):
-    directory = uninterrupted["0.1"][0]
+    directory = uninterrupted[0]
     run = tmp_path / "run"
     for step in (8, 12):
         shutil.copytree(directory / f"checkpoint-{step}", run / f"checkpoint-{step}")
@@ -230,13 +143,13 @@ def test_damage_is_found_and_named_and_the_checkpoint_before_is_used(file, how, 
 
 
 def test_the_list_of_files_is_the_checkpoint(uninterrupted):
-    written = {p.name for p in (uninterrupted["0.1"][0] / f"checkpoint-{STEPS}").iterdir()}
+    written = {p.name for p in (uninterrupted[0] / f"checkpoint-{STEPS}").iterdir()}
     assert written == set(FILES)
 
 
 def test_a_damaged_checkpoint_named_on_the_command_line_is_refused_with_the_good_one(flags, uninterrupted, tmp_path):
     run = tmp_path / "run"
-    shutil.copytree(uninterrupted["0.1"][0], run)
+    shutil.copytree(uninterrupted[0], run)
     (run / "checkpoint-12" / "optimizer.pt").write_bytes(b"")
     train = start([*flags, "--output_dir", run, "--resume_from", run / "checkpoint-12"])
     assert train.exitcode() == 2
@@ -263,7 +176,7 @@ def test_a_resume_that_would_be_another_run_is_refused_or_allowed(
         other = tmp_path / "other.txt"
         other.write_text(text_file.read_text()[::-1])
         change = ["--train_file", str(other)]
-    shutil.copytree(uninterrupted["0.1"][0], tmp_path / "run")
+    shutil.copytree(uninterrupted[0], tmp_path / "run")
     shutil.rmtree(tmp_path / "run" / "checkpoint-12")
     argv = [*flags, *change, "--output_dir", tmp_path / "run", "--resume_from", "auto"]
     refused = start(argv)
@@ -274,7 +187,7 @@ def test_a_resume_that_would_be_another_run_is_refused_or_allowed(
 
 
 def test_another_shape_is_never_allowed(flags, uninterrupted, tmp_path):
-    shutil.copytree(uninterrupted["0.1"][0], tmp_path / "run")
+    shutil.copytree(uninterrupted[0], tmp_path / "run")
     run = start(
         [*flags, "--hidden_size", "64", "--output_dir", tmp_path / "run", "--resume_from", "auto", "--allow_changed"]
     )
@@ -282,7 +195,7 @@ def test_another_shape_is_never_allowed(flags, uninterrupted, tmp_path):
     assert "hidden_size: 32, not 64" in run.log.read_text()
 
 
-# Disk full --------------------------------------------------------------------------------------------------------------
+# Disk full ------------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -306,7 +219,7 @@ def test_a_disk_that_fills_during_a_save_leaves_the_checkpoint_before(
     share, flags, uninterrupted, small_disk, tmp_path
 ):
     """The disk has room for one checkpoint and a `share` of the next."""
-    size = sum(p.stat().st_size for p in (uninterrupted["0.1"][0] / "checkpoint-4").iterdir())
+    size = sum(p.stat().st_size for p in (uninterrupted[0] / "checkpoint-4").iterdir())
     disk = small_disk(64 * 2**20)
     run = start([*flags, "--output_dir", disk / "run"], pause="training", at=6)
     run.wait_for_phase()
@@ -322,7 +235,7 @@ def test_a_disk_that_fills_during_a_save_leaves_the_checkpoint_before(
     assert manifest["step"] == 4
     (disk / "ballast").unlink()
     complete([*flags, "--output_dir", disk / "run", "--resume_from", "auto"])
-    assert last_state(disk / "run") == uninterrupted["0.1"][1]
+    assert last_state(disk / "run") == uninterrupted[1]
 
 
 def test_too_little_space_is_said_before_training(flags, small_disk):
@@ -332,46 +245,3 @@ def test_too_little_space_is_said_before_training(flags, small_disk):
     said = run.log.read_text()
     assert "checkpoints and model need" in said
     assert not (disk / "run").exists()
-
-
-# Several processes ------------------------------------------------------------------------------------------------------
-
-
-def two_processes(argv: list, **how):
-    port = free_port()
-    return [start(argv, world=(rank, 2, port), **how) for rank in (0, 1)]
-
-
-def losses(directory: Path) -> list[list[float]]:
-    lines = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
-    names = ("loss", "lm_loss", "router_loss", "entropy", "diversity", "grad_norm")
-    return [[m.get(name, 0.0) for name in names] for m in lines if "loss" in m]
-
-
-def test_two_processes_of_8_are_one_of_16(flags, tmp_path):
-    one = [*flags, "--gradient_accumulation_steps", "1", "--max_steps", "50", "--dropout", "0", "--save_every", "50"]
-    complete([*one, "--batch_size", "16", "--output_dir", tmp_path / "one"])
-    runs = two_processes([*one, "--output_dir", tmp_path / "two"])
-    assert [run.exitcode() for run in runs] == [0, 0], runs[0].log.read_text()
-    alone, together = losses(tmp_path / "one"), losses(tmp_path / "two")
-    assert len(alone) == len(together) == 50
-    for a, b in zip(alone, together, strict=True):
-        assert a == pytest.approx(b, rel=1e-5, abs=1e-5)
-    assert sum(len(run.log.read_text()) > 0 for run in runs) == 1  # only the first process speaks
-
-
-@pytest.mark.parametrize("fsdp", [False, True])
-def test_two_processes_cut_and_resumed_end_in_the_same_state(fsdp, flags, tmp_path):
-    argv = [*flags, "--gradient_accumulation_steps", "1", *["--fsdp"] * fsdp]
-    runs = two_processes([*argv, "--output_dir", tmp_path / "whole"])
-    assert [run.exitcode() for run in runs] == [0, 0], runs[0].log.read_text() + runs[1].log.read_text()
-    again = [*argv, "--output_dir", tmp_path / "run", "--resume_from", "auto"]
-    first = two_processes(again, pause="training", at=4)
-    first[0].wait_for_phase()
-    first[0].kill(signal.SIGTERM)  # one process hears it, both stop
-    assert first[0].exitcode() == 143, first[0].log.read_text()
-    assert first[1].exitcode() == 143, first[1].log.read_text()
-    assert newest(str(tmp_path / "run"))[1]["step"] == 5
-    runs = two_processes(again)
-    assert [run.exitcode() for run in runs] == [0, 0], runs[0].log.read_text() + runs[1].log.read_text()
-    assert last_state(tmp_path / "run") == last_state(tmp_path / "whole")

@@ -1,4 +1,4 @@
-"""What a run leaves behind while it runs: metrics, samples, and the trackers' own files, read back by the trackers' own readers."""
+"""What a run writes while it runs: metrics, samples, and the trackers' files, read by the trackers' own readers."""
 
 import errno
 import json
@@ -21,9 +21,10 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM, PrinterCallback, Trainer, TrainingArguments
 
 from mot.inference.think import Thought
-from mot.training import tracking
+from mot.training import run_log, tracking
+from mot.training.run_log import METRICS, SAMPLES, RunLog, read_metrics
 from mot.training.settings import TrainSettings
-from mot.training.tracking import METRICS, PROJECT, SAMPLES, RunLog, read_metrics
+from mot.training.tracking import PROJECT
 
 SAID = [Thought(0, 0.7, -1.25, "a | b\n\n# not a heading", (1, 2)), Thought(1, 0.3, -2.0, "<script>x</script>", (3,))]
 
@@ -131,13 +132,13 @@ def test_a_full_disk_costs_lines_and_not_the_run(tmp_path, capsys):
     path, warned = tmp_path / METRICS, set()
     with files_no_larger_than(1000):
         for step in range(50):
-            with tracking.surviving(path, warned):
-                tracking._append(path, {"step": step, "loss": 0.123456789})
+            with run_log.warn_on_write_error(path, warned):
+                run_log._append(path, {"step": step, "loss": 0.123456789})
     whole = path.read_bytes()
     assert 900 < len(whole) <= 1000
     assert whole.endswith(b"}\n")  # no half line for the next one to stick to
-    with tracking.surviving(path, warned):
-        tracking._append(path, {"step": 50})
+    with run_log.warn_on_write_error(path, warned):
+        run_log._append(path, {"step": 50})
     steps = [m["step"] for m in read_metrics(path)]
     assert steps == [*range(len(steps) - 1), 50]
     err = capsys.readouterr().err
@@ -157,7 +158,7 @@ def test_a_directory_that_is_gone_does_not_stop_training(tmp_path, capsys):
 
 
 def wandb_records(path: Path) -> list:
-    """Every record of an offline run's file: LevelDB's log format (blocks of 32 kB; crc, length, type) after 7 bytes."""
+    """Return every record of an offline run's file: LevelDB's log (blocks of 32 kB; crc, length, type) after 7 bytes."""
     import wandb
     from wandb.proto.wandb_internal_pb2 import Record
 

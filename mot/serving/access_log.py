@@ -1,0 +1,80 @@
+"""The server's log: one JSON object per line on standard error, one line per request.
+
+    log_as_json()                                             # once, at the start
+    app.add_middleware(AccessLogMiddleware, state=state)      # outermost
+    request.state.facts["n"] = 8                              # a route adds to the line of its request
+
+The log has no text of a prompt or an answer, unless `--log_prompts`.
+"""
+
+import json
+import logging
+import time
+import uuid
+
+from mot.serving.guard import OPEN_PATHS, ApiError, Receive, Send, send_error
+from mot.serving.state import State
+
+log = logging.getLogger("mot.serving")
+
+
+class AccessLogMiddleware:
+    """One log line and one count per request. Cancels the jobs that a request leaves behind."""
+
+    def __init__(self, app, state: State):
+        self.app, self.state = app, state
+
+    async def __call__(self, scope: dict, receive: Receive, send: Send) -> None:
+        begin, status = time.monotonic(), 0
+        facts = scope.setdefault("state", {})["facts"] = {"id": uuid.uuid4().hex}
+        jobs = scope["state"]["jobs"] = []
+
+        async def send_with_id(message: dict) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message["headers"] = [*message.get("headers", []), (b"x-request-id", facts["id"].encode())]
+                message["headers"].append((b"x-content-type-options", b"nosniff"))
+            await send(message)
+
+        self.state.active += 1
+        try:
+            await self.app(scope, receive, send_with_id)
+        except Exception as e:
+            log.exception("a request failed", extra={"facts": facts | {"error": repr(e)}})
+            if status == 0:
+                error = ApiError(500, "internal server error; the server's log has the reason")
+                await send_error(error, send_with_id, close=True)
+        finally:
+            self.state.active -= 1
+            for job in jobs:
+                self.state.engine.cancel(job)
+            route = scope.get("route")
+            path = route.path if route is not None else "other"  # unknown paths are unbounded, so they are no label
+            self.state.metrics.requests.labels(path, str(status)).inc()
+            seconds = round(time.monotonic() - begin, 4)
+            level = logging.DEBUG if path in OPEN_PATHS else logging.INFO  # probes come every second
+            log.log(level, "request", extra={"facts": facts | {"path": path, "status": status, "seconds": seconds}})
+
+
+class JsonFormatter(logging.Formatter):
+    """One JSON object per line: time (UTC), level, event, and the record's `facts`."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        when = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created)) + f".{int(record.msecs):03d}Z"
+        line = {"time": when, "level": record.levelname.lower(), "event": record.getMessage()}
+        line |= getattr(record, "facts", {})
+        if record.exc_info:
+            line["traceback"] = self.formatException(record.exc_info)
+        return json.dumps(line)
+
+
+def log_as_json() -> None:
+    """Send our log, and what uvicorn and asyncio warn of, to standard error in this format."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(JsonFormatter())
+    levels = {"mot.serving": logging.INFO, "uvicorn.error": logging.WARNING, "asyncio": logging.ERROR}
+    for name, level in levels.items():
+        logger = logging.getLogger(name)
+        logger.handlers, logger.propagate = [handler], False
+        logger.setLevel(level)

@@ -1,0 +1,21 @@
+"""What every route of the app sees: `request.app.state.mot`."""
+
+import time
+from dataclasses import dataclass, field
+
+from mot.serving.engine import Engine
+from mot.serving.metrics import Metrics
+from mot.serving.settings import ServeSettings
+
+
+@dataclass
+class State:
+    """`draining`: no new request starts. `active`: the number of requests that are not fully answered."""
+
+    engine: Engine
+    settings: ServeSettings
+    metrics: Metrics
+    name: str
+    created: int = field(default_factory=lambda: int(time.time()))
+    draining: bool = False
+    active: int = 0
