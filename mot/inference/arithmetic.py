@@ -1,8 +1,9 @@
-"""Arithmetic sampling: K texts decoded from K evenly spaced codes, in parallel. Source: Vilnis et al. 2023, arXiv 2210.15458.
+"""Arithmetic sampling: K texts decoded from K evenly spaced codes, in parallel. Source: Vilnis et al. 2023, arXiv
+2210.15458.
 
-A code in [0, 1) picks a token by the cumulative probabilities in the order of the vocabulary. Its place within that token's
-interval is the code for the next token. One random shift per prompt moves all its codes, so that every text alone is an
-ordinary sample, and texts whose codes are far apart differ.
+A code in [0, 1) picks a token by the cumulative probabilities in the order of the vocabulary. Its place within that
+token's interval is the code for the next token. One random shift per prompt moves all its codes, so that every text
+alone is an ordinary sample, and texts whose codes are far apart differ.
 """
 
 import torch
@@ -29,7 +30,7 @@ def codes_of(request: SampleRequest, prompt: str) -> Tensor:
 
 
 class ArithmeticDecoder(LogitsProcessor):
-    """Leaves of each row's scores [R, V] only the token that its code [R] picks, and moves the code into its interval."""
+    """Keeps in each row's scores [R, V] only the token that its code [R] picks, and moves the code into its interval."""
 
     def __init__(self, code_R: Tensor):
         self.code_R = code_R

@@ -73,9 +73,9 @@ def _random_tokens(model: MixtureOfThoughts, length: int, g: torch.Generator) ->
 class DiverseBeams(LogitsProcessor):
     """Diverse beam search with k groups of one beam.
 
-    Each group takes its most probable token, less `penalty` nats for every earlier group that takes the same token at the
-    same position (Hamming diversity). A group that has ended (token `end` at or after position `start`) counts no more.
-    Source: Vijayakumar et al. 2018, algorithm 1.
+    Each group takes its most probable token, less `penalty` nats for every earlier group that takes the same token at
+    the same position (Hamming diversity). A group that has ended (token `end` at or after position `start`) counts no
+    more. Source: Vijayakumar et al. 2018, algorithm 1.
     """
 
     def __init__(self, k: int, penalty: float, end: int, start: int):

@@ -1,4 +1,6 @@
-"""List prompting: ask a chat model for K different answers in one text, and split it. What users do without any sampler."""
+"""List prompting: ask a chat model for K different answers in one text, and split it. What users do without any
+sampler.
+"""
 
 import re
 from dataclasses import replace

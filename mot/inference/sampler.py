@@ -1,4 +1,5 @@
-"""What a sampler is: a named way to draw K texts of one prompt, its settings, and what tables and figures must know of it.
+"""What a sampler is: a named way to draw K texts of one prompt, its settings, and what tables and figures must know of
+it.
 
     texts_BK = sample(SampleRequest(model, setting, ["abcdefgh>"], k=8, max_new_tokens=60, seed=0))
 
@@ -59,7 +60,7 @@ class Setting:
 
 @dataclass(frozen=True)
 class SampleRequest:
-    """K texts of every prompt. `model` is the whole of tokenizer, weights and thought tokens; it may have no thoughts."""
+    """K texts of every prompt. `model` holds tokenizer, weights and thought tokens; it may have no thoughts."""
 
     model: MixtureOfThoughts
     setting: Setting
@@ -89,9 +90,9 @@ def any_model(setting: Setting, model: MixtureOfThoughts, k: int) -> bool:
 class Sampler:
     """A way to draw K texts, with everything that evaluation, tables and figures must know of it.
 
-    `kind`: "mixture" is the method under evaluation, "ablation" is the mixture without a part of it, and "rival" is what a
-    user has without a mixture. The verdict compares with rivals only. `independent`: texts are independent draws, so the
-    independence ceiling bounds them (mot.tasks.independence_ceiling).
+    `kind`: "mixture" is the method under evaluation, "ablation" is the mixture without a part of it, and "rival" is
+    what a user has without a mixture. The verdict compares with rivals only. `independent`: texts are independent
+    draws, so the independence ceiling bounds them (mot.tasks.independence_ceiling).
     """
 
     name: str
@@ -133,7 +134,8 @@ def decode(
 ) -> list[list[str]]:
     """Texts [B][K] that `generate` finds after `rows` of token ids, by argmax after the processors.
 
-    `rows` holds K rows per prompt in order, or one per prompt for a beam search (`beams` > 1), which returns its K best.
+    `rows` holds K rows per prompt in order, or one per prompt for a beam search (`beams` > 1), which returns its K
+    best.
     """
     model, k = request.model, request.k
     end = model.tokenizer.eos_token_id

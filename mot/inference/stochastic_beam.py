@@ -1,7 +1,8 @@
 """Stochastic beam search: K different texts, sampled without replacement. Source: Kool et al. 2019, arXiv 1903.06059.
 
-Gumbel top-k over all texts, level by level. A prefix carries its log-probability and the largest perturbed log-probability of
-the texts behind it; its continuations draw theirs under the condition that their maximum is that number. The K largest go on.
+Gumbel top-k over all texts, level by level. A prefix carries its log-probability and the largest perturbed
+log-probability of the texts behind it; its continuations draw theirs under the condition that their maximum is that
+number. The K largest go on.
 """
 
 import torch
@@ -14,7 +15,9 @@ from mot.model.score import prefill
 
 
 def draw_stochastic_beams(request: SampleRequest) -> list[list[str]]:
-    """K texts of every prompt, different from each other as token sequences, in the order of their perturbed probability."""
+    """K texts of every prompt, different from each other as token sequences, in the order of their perturbed
+    probability.
+    """
     model, K, B = request.model, request.k, len(request.prompts)
     end = model.tokenizer.eos_token_id
     pad = model.tokenizer.pad_token_id if model.tokenizer.pad_token_id is not None else end
@@ -67,8 +70,8 @@ def expand(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """(parent, token, log-probability, key) [B, K] of the K continuations with the largest keys.
 
-    key = -log(exp(-key of the parent) - exp(-max G) + exp(-G)),   G = log p + Gumbel,  max over the parent's continuations.
-    At the root all keys are free, which is the same with an infinite key of the parent.
+    key = -log(exp(-key of the parent) - exp(-max G) + exp(-G)),   G = log p + Gumbel,  max over the parent's
+    continuations. At the root all keys are free, which is the same with an infinite key of the parent.
     """
     K, V = step_BKV.shape[1:]
     logp_BKV = logp_BK[..., None] + step_BKV

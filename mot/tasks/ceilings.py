@@ -4,8 +4,8 @@
     python -m mot.tasks.ceilings                                      the table of docs/tasks.md
 
 The distribution is given, not a model: `start(prompt)` is a state, `next(place, state)` its continuations with their
-probabilities, `answer(state)` what a complete text says, `length` its symbols. Ties are broken at random, as the small errors
-of a trained model break them. Figures are means over prompts, in different answers of K texts.
+probabilities, `answer(state)` what a complete text says, `length` its symbols. Ties are broken at random, as the small
+errors of a trained model break them. Figures are means over prompts, in different answers of K texts.
 """
 
 import math
@@ -43,7 +43,9 @@ def beam(law: Law, prompt: str, K: int, width: int, rng: random.Random) -> int:
 
 
 def diverse_beam(law: Law, prompt: str, K: int, penalty: float, rng: random.Random) -> int:
-    """Different answers of K groups of one beam, each penalised for the symbols of the groups before it (Vijayakumar 2018)."""
+    """Different answers of K groups of one beam, each penalised for the symbols of the groups before it (Vijayakumar
+    2018).
+    """
     states = [law.start(prompt)] * K
     for place in range(law.length):
         said: dict[str, int] = {}
@@ -57,7 +59,9 @@ def diverse_beam(law: Law, prompt: str, K: int, penalty: float, rng: random.Rand
 
 
 def arithmetic(law: Law, prompt: str, K: int, order: Callable[[str], float], rng: random.Random) -> int:
-    """Different answers of K codes, evenly spaced with one random shift, in a vocabulary of that order (Vilnis et al. 2023)."""
+    """Different answers of K codes, evenly spaced with one random shift, in a vocabulary of that order (Vilnis et al.
+    2023).
+    """
     shift, found = rng.random(), set()
     for i in range(K):
         code, state = (i / K + shift) % 1.0, law.start(prompt)

@@ -6,9 +6,10 @@
 
     python -m mot.tasks.isomers qm9_smiles.csv FOLDER     writes FOLDER/train.jsonl and FOLDER/valid.jsonl
 
-A text is valid if rdkit parses it and its formula is the prompt's. Two texts are one answer if their canonical SMILES are
-equal. Whole formulas are held out: half of those that have 4 to 64 known molecules, so that a prompt of valid.jsonl was never
-trained on. The molecules come from a file with a column `smiles`, such as QM9; rdkit comes with the extra `isomers`.
+A text is valid if rdkit parses it and its formula is the prompt's. Two texts are one answer if their canonical SMILES
+are equal. Whole formulas are held out: half of those that have 4 to 64 known molecules, so that a prompt of valid.jsonl
+was never trained on. The molecules come from a file with a column `smiles`, such as QM9; rdkit comes with the extra
+`isomers`.
 """
 
 import csv
@@ -69,7 +70,9 @@ def _rdkit():
 
 
 def read(path: str) -> dict[str, list[str]]:
-    """{formula: canonical SMILES of its molecules} of a table with a column `smiles`. Raises ValueError naming the line."""
+    """{formula: canonical SMILES of its molecules} of a table with a column `smiles`. Raises ValueError naming the
+    line.
+    """
     Chem, formula_of = _rdkit()
     found = defaultdict(dict)
     with open(path, encoding="utf-8", newline="") as file:

@@ -1,13 +1,15 @@
+# ruff: noqa: RUF002  (letters of several typefaces are the point)
 """spellings: forks whose every symbol has S equally good spellings, as a meaning has in language.
 
     prompt   "kQ3xRZb7>"      8 distinct items of 62, in random order
     answer   "𝐅C𝖰𝘄𝗓"          the chain of any one item, each symbol in any one of S typefaces
     key      "FCQwz"          the same chain in plain letters: what should differ between thoughts
 
-Eight answers are equally good, and each has S ** 5 spellings (1,024 for S = 4). A beam finds the most probable texts, which
-are spellings of few answers. Independent samples find at most 5.25 of 8, as on forks. `mot.tasks.ceilings` computes what each
-sampler finds on the exact distribution. `Spellings(free_words=2)` puts two free symbols first, which say nothing about the
-answer, so that openings differ without any difference in meaning.
+Eight answers are equally good, and each has S ** 5 spellings (1,024 for S = 4). A beam finds the most probable texts,
+which are spellings of few answers. Independent samples find at most 5.25 of 8, as on forks. `mot.tasks.ceilings`
+computes what each
+sampler finds on the exact distribution. `Spellings(free_words=2)` puts two free symbols first, which say nothing about
+the answer, so that openings differ without any difference in meaning.
 """
 
 import random
@@ -19,7 +21,8 @@ ITEMS = string.ascii_letters + string.digits
 ANSWERS = 8  # equally good answers to every prompt
 CHAIN = 5
 FREE = "αβγδεζηθικλμνξοπ"  # free words
-# First upper-case letter, lower-case letter and digit of typefaces that Unicode has without gaps: plain, bold, sans, sans bold.
+# First upper-case letter, lower-case letter and digit of typefaces that Unicode has without gaps: plain, bold, sans,
+# sans bold.
 TYPEFACES = ((0x41, 0x61, 0x30), (0x1D400, 0x1D41A, 0x1D7CE), (0x1D5A0, 0x1D5BA, 0x1D7E2), (0x1D5D4, 0x1D5EE, 0x1D7EC))
 _maps = random.Random("spellings")
 MAPS = [[_maps.choice(ITEMS) for _ in ITEMS] for _ in range(CHAIN)]
@@ -44,7 +47,7 @@ assert len(ITEM_OF) == len(ITEMS), "two items share a chain"
 
 @dataclass(frozen=True)
 class Spellings:
-    """The task with S = `spellings` spellings of every symbol, 1 to 4, and `free_words` free symbols before the answer."""
+    """The task with `spellings` spellings of every symbol, 1 to 4, and `free_words` free symbols before the answer."""
 
     spellings: int = 4
     free_words: int = 0
@@ -75,7 +78,9 @@ class Spellings:
 
 @dataclass(frozen=True)
 class ExactLaw:
-    """The distribution that a perfect model of the task has, for `mot.tasks.ceilings`: a state is the items still possible."""
+    """The distribution that a perfect model of the task has, for `mot.tasks.ceilings`: a state is the items still
+    possible.
+    """
 
     spellings: int = 4
 
