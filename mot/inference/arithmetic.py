@@ -30,7 +30,7 @@ def codes_of(request: SampleRequest, prompt: str) -> Tensor:
 
 
 class ArithmeticDecoder(LogitsProcessor):
-    """Keeps in each row's scores [R, V] only the token that its code [R] picks, and moves the code into its interval."""
+    """Keeps of each row's scores [R, V] the token that its code [R] picks, and moves the code into its interval."""
 
     def __init__(self, code_R: Tensor):
         self.code_R = code_R
