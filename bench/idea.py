@@ -29,7 +29,8 @@ def illustrated(seed: int = 7) -> tuple[str, list[str | None], list[str | None]]
 def measured_by(path: str) -> tuple[str, list[str | None], list[str | None]]:
     """The same for a model: its trunk at temperature 1 and every thought greedily, on the first held-out prompt."""
     from mot import MixtureOfThoughts, tasks
-    from mot.inference.samplers import SAMPLERS, SampleRequest, sample
+    from mot.inference.sampler import SampleRequest, sample
+    from mot.inference.samplers import SAMPLERS
 
     mixture, task = MixtureOfThoughts.from_pretrained(path), tasks.load("forks")
     prompt = tasks.held_out("forks")[0][0]

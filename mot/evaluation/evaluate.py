@@ -38,7 +38,7 @@ from mot.evaluation.scores import Scores
 from mot.evaluation.settings import EvaluateSettings
 from mot.evaluation.statistics import Point, bootstrap
 from mot.evaluation.verdict import ANY, Points, compare_ablations, compare_rivals, decide, estimate, select
-from mot.inference.samplers import Setting
+from mot.inference.sampler import Setting
 from mot.runtime.files import atomic_write
 
 SHOWN_PROMPTS, SHOWN_TEXTS = 3, 24  # in the report

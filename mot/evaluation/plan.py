@@ -14,7 +14,8 @@ from mot.evaluation.measures import MEASURES, axes, training_rows
 from mot.evaluation.prompts import EvaluationPrompt, cut_prompts, read_prompts, split, task_prompts
 from mot.evaluation.schema import Ceiling
 from mot.evaluation.settings import EvaluateSettings
-from mot.inference.samplers import BASELINES, SAMPLERS, Setting
+from mot.inference.sampler import Setting
+from mot.inference.samplers import BASELINES, SAMPLERS
 from mot.inference.think import MixtureOfThoughts
 from mot.model.tokenizer import encode
 

@@ -13,7 +13,7 @@ from mot.evaluation.measures import Case
 from mot.evaluation.plan import Plan
 from mot.evaluation.schema import Profile
 from mot.evaluation.scores import Scores
-from mot.inference.samplers import Setting, prompt_ids
+from mot.inference.sampler import Setting, prompt_ids
 from mot.inference.think import MixtureOfThoughts
 from mot.model.tokenizer import encode
 

@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from mot.evaluation.plan import Plan
-from mot.inference.samplers import SampleRequest, sample
+from mot.inference.sampler import SampleRequest, sample
 
 TEXTS, RESULT = "texts.jsonl", "diversity.json"
 OLD_SPLITS = {"tuned": "validation", "judged": "test"}  # names in files before version 2 of diversity.json

@@ -17,7 +17,7 @@ from mot.evaluation.measures import MEASURES, Case
 from mot.evaluation.plan import Plan
 from mot.evaluation.samples import Texts
 from mot.evaluation.statistics import Point
-from mot.inference.samplers import Setting, prompt_ids
+from mot.inference.sampler import Setting, prompt_ids
 from mot.model.score import base_logprobs
 from mot.model.tokenizer import encode
 

@@ -15,7 +15,7 @@ from mot.evaluation.measures import MEASURES
 from mot.evaluation.plan import Plan
 from mot.evaluation.schema import Comparison, Estimate, Verdict
 from mot.evaluation.statistics import SLACK, Interval, Matched, Point, matched
-from mot.inference.samplers import Setting
+from mot.inference.sampler import Setting
 
 Points = dict[str, Point]
 ANY = "any"  # the group of all rivals

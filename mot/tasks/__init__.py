@@ -25,7 +25,10 @@ class Task(Protocol):
     """What a file of this folder offers."""
 
     def rows(self, n: int, seed: int) -> Pairs:
-        """n rows (prompt, completion), the same for the same seed. Raises ValueError if the rows come from a file."""
+        """n rows (prompt, completion), the same for the same seed. Raises ValueError if the rows come from a file.
+
+        A third field is the row's key, its answer in one spelling. Training does not read keys yet.
+        """
 
     def verify(self, prompt: str, text: str) -> str | None:
         """The answer that `text` gives, in its one spelling, or None if it gives no valid answer."""
@@ -53,6 +56,9 @@ TASKS = {
     "circle": Facts(answer_tokens=20, recurring=True, creative=True, training_rows=10_000),
     "siblings": Facts(answer_tokens=7, recurring=True, creative=True, training_rows=50_000),
     "countdown": Facts(answer_tokens=16),
+    "countdown_free": Facts(answer_tokens=24),
+    "spellings": Facts(answer_tokens=7),
+    "isomers": Facts(own_rows=False),
     "e2e": Facts(own_rows=False, words=True, measures=("added",)),
 }
 OWN_ROWS = tuple(name for name, facts in TASKS.items() if facts.own_rows)
@@ -71,7 +77,7 @@ def load(name: str) -> Task:
 
 def held_out(name: str) -> Pairs:
     """Rows (prompt, completion) that no run trains on. Unless prompts recur, no run sees their prompts either."""
-    return load(name).rows(HELD_OUT_ROWS, HELD_OUT_SEED)
+    return [row[:2] for row in load(name).rows(HELD_OUT_ROWS, HELD_OUT_SEED)]
 
 
 def training(name: str, seed: int) -> Pairs:
@@ -82,7 +88,8 @@ def training(name: str, seed: int) -> Pairs:
     facts, unseen = TASKS[name], set(held_out(name))
     prompts = set() if facts.recurring else {row[0] for row in unseen}
     number, seed = (facts.training_rows, CREATIVE_SEED) if facts.training_rows else (TRAIN_ROWS, seed)
-    return [row for row in load(name).rows(number, seed) if row[0] not in prompts and row not in unseen]
+    rows = (row[:2] for row in load(name).rows(number, seed))
+    return [row for row in rows if row[0] not in prompts and row not in unseen]
 
 
 def independence_ceiling(answers: int, k: int) -> float:
