@@ -3,7 +3,7 @@
 # make test   set-up, then every test
 # make torture  set-up, then every way of losing a run or a request, in full (about half an hour)
 # make test-vllm  set-up, then vLLM in an environment of its own (3 GB), then the tests of `--engine vllm` against it
-# make bench  set-up, then what training and thinking cost, as ratios side by side (docs/RESULTS.md, "Fast"); NANOGPT=DIR adds nanoGPT
+# make bench  set-up, then what training and thinking cost, as ratios side by side (docs/results/speed.md); NANOGPT=DIR adds nanoGPT
 # make next   the newest releases without the upper bounds of pyproject.toml, in .venv-next, then the quick tests there
 # make check  set-up, then lint, format and the import contract
 # make setup  the environment alone

@@ -75,8 +75,8 @@ def diversity(logits_MRTV: Tensor, targets_RT: Tensor, mask_RT: Tensor) -> Tenso
     prior. By the chain rule the sum is the mutual information I(m; y | x) along one y. It is 0 when all M agree. A
     token adds at most log M, and so does the whole sum in expectation over the mixture's own y.
     Source: Lin 1991, eq. 5.1 (the divergence), with the weights of a mixture. Uniform weights would also reward a
-    thought for disagreeing on continuations that it never writes, and it would learn nonsense there: docs/RESULTS.md,
-    "What makes thoughts divide places".
+    thought for disagreeing on continuations that it never writes, and it would learn nonsense there:
+    docs/results/log.md, "What makes thoughts divide places".
     """
     logp = logits_MRTV.float().log_softmax(-1)
     target_logp_MRT = (

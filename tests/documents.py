@@ -15,7 +15,7 @@ from mot.training.costs import CostSettings
 from mot.training.settings import AdaptSettings, ReportSettings, TrainSettings
 
 ROOT = Path(__file__).parent.parent
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
 FENCE = re.compile(r"```(\w+)\n(.*?)```", re.DOTALL)
 LINK = re.compile(r"\]\(([^)#:]*)(?:#([^)]+))?\)")  # of this repository: (path, heading)
 PARSED = {

@@ -20,8 +20,8 @@ def build_model(settings: ModelSettings, tokenizer: PreTrainedTokenizerBase) -> 
 
     Keys have a bias with a large initial deviation. q . R(distance) b is a preference for a *place*, and a thought can
     have it from the first step. Without it a thought can at first only prefer tokens, so that thoughts divide the
-    tokens between them, and EM stays there: docs/RESULTS.md, "What makes thoughts divide places". For the same reason
-    the rotary base is low, and input and output embeddings of a thought are not tied.
+    tokens between them, and EM stays there: docs/results/log.md, "What makes thoughts divide places". For the same
+    reason the rotary base is low, and input and output embeddings of a thought are not tied.
     """
     thoughts = thought_ids(tokenizer, settings.num_thoughts)
     config = LlamaConfig(

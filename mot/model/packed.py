@@ -5,7 +5,7 @@
 torch's float32 products are the BLAS library's, which is slow for few rows, and decoding 1 to 8 texts has few rows.
 oneDNN reads weights in blocks. torch's compiler uses the same operators for frozen models. They are not public, so that
 they are tried once against the plain product; if they are missing or differ, the model stays unchanged. Measured in
-docs/RESULTS.md, "Fast: thinking".
+docs/results/speed.md.
 """
 
 from functools import cache

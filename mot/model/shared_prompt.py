@@ -219,7 +219,8 @@ AttentionInterface.register(NAME, attend)
 AttentionMaskInterface.register(NAME, sdpa_mask)
 
 
-# A batch whose rows join and leave: what a serving engine does with its cache. All of these change `cache` in place. --------
+# A batch whose rows join and leave: what a serving engine does with its cache. All of these change `cache` in place.
+# --------
 
 
 def preallocate(cache: Cache) -> None:

@@ -16,7 +16,7 @@ Which rows share a forward pass? Requests without a seed share one, padded left 
 128 rows in a pass cost little more than 8. The last bits of a row's logits then depend on the shapes beside it. A
 request with a seed is promised the same texts, so its rows are a group of their own. The shapes of that group depend on
 the request alone, which makes it equal to the bit on any device and in any precision, at the price of a separate
-forward pass. docs/RESULTS.md has both measured.
+forward pass. docs/results/serving.md has both measured.
 """
 
 import threading

@@ -161,7 +161,7 @@ def test_an_adapter_weighs_little(made):
     size = (run / "adapter_model.safetensors").stat().st_size
     assert (
         size < (base / "model.safetensors").stat().st_size
-    )  # of so small a base; at the guide's size see docs/RESULTS.md
+    )  # of so small a base; at the guide's size see docs/results/adapting.md
 
 
 def test_gguf_prints_the_converters_command(made, capsys):
