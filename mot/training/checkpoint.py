@@ -47,8 +47,8 @@ WRITTEN = (
 def claim(output_dir: str, overwrite: bool, goes_on: bool, settings: dict) -> None:
     """Make `output_dir` this run's own and write its settings there.
 
-    Raises ValueError, and changes nothing, if the directory holds another run (unless `overwrite`, or this run `goes_on`
-    from it) or files that belong to no run.
+    Raises ValueError, and changes nothing, if the directory holds another run (unless `overwrite`, or this run
+    `goes_on` from it) or files that belong to no run.
     """
     directory = Path(output_dir)
     if os.path.exists(directory) and not directory.is_dir():
@@ -99,7 +99,7 @@ def bytes_on_disk(directory: Path) -> int:
 
 
 def seal(directory: Path, step: int, facts: dict) -> None:
-    """Write the manifest, which makes the checkpoint in `directory` complete. `facts` identify the run: `differences`."""
+    """Write the manifest, which completes the checkpoint in `directory`. `facts` identify the run: `differences`."""
     files = {name: {"bytes": path.stat().st_size, "sha256": _digest(path)} for name, path in _files(directory).items()}
     for path in [*directory.rglob("*"), directory]:
         sync(path)
@@ -165,9 +165,9 @@ def find(
 ) -> tuple[Path | None, dict, list[str]]:
     """Return the checkpoint that `--resume_from` names: (directory or None, its manifest, lines to print).
 
-    `auto`: the newest good checkpoint of `output_dir`, or of its `remote` original if that is newer; None if there is no
-    good one. A run's directory: its newest good checkpoint. A checkpoint's directory: that one. Raises ValueError if the
-    last two have none. Remote checkpoints are downloaded into the directory `scratch`.
+    `auto`: the newest good checkpoint of `output_dir`, or of its `remote` original if that is newer; None if there is
+    no good one. A run's directory: its newest good checkpoint. A checkpoint's directory: that one. Raises ValueError if
+    the last two have none. Remote checkpoints are downloaded into the directory `scratch`.
     """
     if resume_from == "auto":
         directory, manifest, wrong = newest(output_dir)

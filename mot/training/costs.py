@@ -5,8 +5,8 @@
     activations(settings, width, layers, ...)      bytes
     estimate(settings, GPUS["l4"])                 hours, dollars, does it fit
 
-`train_mot.py --dry_run` and `mot cost` use the same functions: the first with what the data are, the second with --tokens.
-Prices are in prices.yaml beside this file.
+`train_mot.py --dry_run` and `mot cost` use the same functions: the first with the sizes of the data, the second with
+--tokens. Prices are in prices.yaml beside this file.
 """
 
 from dataclasses import dataclass, replace

@@ -9,8 +9,8 @@ Each optimizer step is one round of EM over all rows of the step:
 
 `get_batch_samples` receives all micro-batches of the step at once: the responsibilities are balanced over the whole
 step, over all processes. All randomness of a step comes from (seed, step), so that a resumed run draws what the
-uninterrupted run would have drawn, and two processes draw what one would have. What the E-step decides from its scores is
-in assignment.py. What is not the objective lies beside it: callbacks.py (spikes, signals, checkpoints, averages),
+uninterrupted run would have drawn, and two processes draw what one would have. What the E-step decides from its scores
+is in assignment.py. What is not the objective lies beside it: callbacks.py (spikes, signals, checkpoints, averages),
 evaluate.py, arguments.py.
 
 Shapes: see mot/thoughts.py. B is the rows of the whole step in the E-step and of a micro-batch in the M-step, R those
@@ -95,7 +95,7 @@ class MixtureTrainer(Trainer):
         self.remove_callback(PrinterCallback)
 
     def train(self, resume_from_checkpoint: str | None = None):
-        """Train, from a checkpoint's directory if one is given, including the state that the Trainer does not restore."""
+        """Train, from a checkpoint's directory if one is given, with the state that the Trainer does not restore."""
         if resume_from_checkpoint:
             for part in self.checkpoint_state:
                 part.load(Path(resume_from_checkpoint))

@@ -158,7 +158,7 @@ def test_a_directory_that_is_gone_does_not_stop_training(tmp_path, capsys):
 
 
 def wandb_records(path: Path) -> list:
-    """Return every record of an offline run's file: LevelDB's log (blocks of 32 kB; crc, length, type) after 7 bytes."""
+    """Return every record of an offline run's file: LevelDB's log (32 kB blocks; crc, length, type) after 7 bytes."""
     import wandb
     from wandb.proto.wandb_internal_pb2 import Record
 
