@@ -100,6 +100,7 @@ def test_ci_does_what_the_file_for_it_does(root):
 EXTRAS = {
     "runtime": {"remote", "data"},
     "data": {"data"},
+    "tasks": {"isomers"},
     "model": {"lora"},
     "training": {"wandb", "tensorboard", "trackio"},
     "evaluation": {"evaluate"},

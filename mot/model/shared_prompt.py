@@ -219,8 +219,7 @@ AttentionInterface.register(NAME, attend)
 AttentionMaskInterface.register(NAME, sdpa_mask)
 
 
-# A batch whose rows join and leave: what a serving engine does with its cache. All of these change `cache` in place.
-# --------
+# What a serving engine does with its cache when rows join and leave. All of these change `cache` in place. -----------
 
 
 def preallocate(cache: Cache) -> None:

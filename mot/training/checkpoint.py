@@ -99,7 +99,7 @@ def bytes_on_disk(directory: Path) -> int:
 
 
 def seal(directory: Path, step: int, facts: dict) -> None:
-    """Write the manifest, which makes the checkpoint in `directory` complete. `facts` identify the run."""
+    """Write the manifest, which completes the checkpoint in `directory`. `facts` identify the run: `differences`."""
     files = {name: {"bytes": path.stat().st_size, "sha256": _digest(path)} for name, path in _files(directory).items()}
     for path in [*directory.rglob("*"), directory]:
         sync(path)

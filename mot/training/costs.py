@@ -5,7 +5,7 @@
     activations(settings, width, layers, ...)      bytes
     estimate(settings, GPUS["l4"])                 hours, dollars, does it fit
 
-`train_mot.py --dry_run` and `mot cost` use the same functions: the first with what the data are, the second with
+`train_mot.py --dry_run` and `mot cost` use the same functions: the first with the sizes of the data, the second with
 --tokens. Prices are in prices.yaml beside this file.
 """
 
