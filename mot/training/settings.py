@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from mot.data.settings import DataSettings, TokenizerSettings
 from mot.model.settings import AdapterSettings, ModelSettings
 from mot.runtime.flags import setting
-from mot.tasks import OWN_ROWS
+from mot.tasks import OWN_ROWS, TASKS
 
 ANNEAL = 0.6  # share of the steps in which the E-step's temperature falls, geometrically
 DIVERSITY_FROM = ANNEAL  # share of the steps without diversity loss; earlier it would fix the first differences
@@ -96,6 +96,8 @@ class RunSettings(DataSettings):
             raise ValueError(
                 f"--train_file or --task: {both} given; give exactly one, e.g. --train_file data.txt or --task forks"
             )
+        if self.task in TASKS and self.task not in OWN_ROWS:
+            raise ValueError(f"--task {self.task}: its rows come from a file; give --train_file (docs/tasks.md)")
         if self.task and self.task not in OWN_ROWS:
             raise ValueError(f"--task {self.task}: unknown; there is {', '.join(OWN_ROWS)}")
         if self.eval_file and self.task:
