@@ -242,6 +242,7 @@ def test_argument_that_belongs_to_no_flag(train_refused, text_file):
         ("", ["--train_file", "--task", "neither"]),
         ("--train_file rows.jsonl --task forks", ["--train_file", "--task", "both"]),
         ("--task spoons", ["--task spoons", "forks"]),
+        ("--task e2e", ["--task e2e", "rows come from a file", "--train_file"]),
         ("--task forks --eval_file rows.jsonl", ["--eval_file rows.jsonl"]),
     ],
 )
