@@ -56,7 +56,7 @@ TASKS = {
     "circle": Facts(answer_tokens=20, recurring=True, creative=True, training_rows=10_000),
     "siblings": Facts(answer_tokens=7, recurring=True, creative=True, training_rows=50_000),
     "countdown": Facts(answer_tokens=16),
-    "countdown_free": Facts(answer_tokens=24),
+    "countdown_free": Facts(answer_tokens=16),
     "spellings": Facts(answer_tokens=7),
     "isomers": Facts(own_rows=False),
     "e2e": Facts(own_rows=False, words=True, measures=("added",)),

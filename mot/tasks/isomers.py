@@ -29,8 +29,8 @@ HELD_OUT_SEED = 0
 def rows(n: int, seed: int) -> list[tuple[str, str, str]]:
     """Raises ValueError: the molecules come from a file."""
     raise ValueError(
-        "--task isomers: its molecules come from a file; write the rows with "
-        "`python -m mot.tasks.isomers QM9.csv FOLDER`, then give --train_file FOLDER/train.jsonl"
+        "isomers: its rows come from a file; write it with `python -m mot.tasks.isomers QM9.csv FOLDER`, "
+        "then give --train_file FOLDER/train.jsonl or --prompts FOLDER/valid.jsonl"
     )
 
 

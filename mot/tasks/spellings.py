@@ -2,8 +2,8 @@
 """spellings: forks whose every symbol has S equally good spellings, as a meaning has in language.
 
     prompt   "kQ3xRZb7>"      8 distinct items of 62, in random order
-    answer   "𝐅C𝖰𝘄𝗓"          the chain of any one item, each symbol in any one of S typefaces
-    key      "FCQwz"          the same chain in plain letters: what should differ between thoughts
+    answer   "𝐭c𝖧𝗥𝟤"          the chain of any one item, here k, each symbol in any one of S typefaces
+    key      "tcHR2"          the same chain in plain letters: what should differ between thoughts
 
 Eight answers are equally good, and each has S ** 5 spellings (1,024 for S = 4). A beam finds the most probable texts,
 which are spellings of few answers. Independent samples find at most 5.25 of 8, as on forks. `mot.tasks.ceilings`

@@ -38,13 +38,6 @@ def gcloud(tmp_path, monkeypatch) -> FakeGcloud:
 
 
 @pytest.fixture
-def refused(capsys):
-    def run(*words: str) -> str:
-        with pytest.raises(SystemExit) as stop:
-            cli.run(cli.cloud, list(words))
-        captured = capsys.readouterr()
-        assert stop.value.code == 2
-        (line,) = [line for line in captured.err.splitlines() if line.startswith("error: ")]
-        return line
-
-    return run
+def refused(refused):
+    """The error line of a `mot cloud` command, which may have run other commands before."""
+    return lambda *args: refused(cli.cloud, args, alone=False)

@@ -25,12 +25,6 @@ def said(*words: str) -> str:
     return out.getvalue()
 
 
-@pytest.fixture
-def refused(refused):
-    """The error line of a `mot cloud` command, which may have run other commands before."""
-    return lambda *args: refused(cli.cloud, args, alone=False)
-
-
 # What is printed ----------------------------------------------------------------------------------------------------
 
 PRINTED = [

@@ -48,8 +48,8 @@ def test_the_result_is_written_and_every_point_is_in_it(evaluation):
     output, result = evaluation
     assert json.loads((output / RESULT).read_text()) == result
     assert (result["schema"], result["version"]) == ("mot-diversity", 2)
-    assert len(result["settings"]) == TUNING_POINTS * (1 + len(BASELINES))
-    assert {s["sampler"] for s in result["settings"]} == SAMPLERS.keys()
+    assert len(result["settings"]) == TUNING_POINTS * len(BASELINES)  # thoughts, and all but list prompts
+    assert {s["sampler"] for s in result["settings"]} == SAMPLERS.keys() - {"list_prompt"}  # no chat template here
     assert {s["source"] for s in result["settings"]} == {"mixture", "trunk"}
     assert (result["k"], result["num_validation"], result["num_test"], result["units"]) == (4, 128, 6, "prompts")
     assert result["ceiling"] == {"independent": pytest.approx(8 * (1 - (7 / 8) ** 4)), "answers": 4}
@@ -60,7 +60,7 @@ def test_the_result_is_written_and_every_point_is_in_it(evaluation):
             1 if s["sampler"] in ("beam", "diverse_beam") or s["name"] == "thoughts temperature 0" else 2
         )
     rivals = {name for name, sampler in SAMPLERS.items() if sampler.kind == "rival"}
-    assert {c["sampler"] for c in result["comparisons"]} == {"any", *rivals}
+    assert {c["sampler"] for c in result["comparisons"]} == {"any", *rivals} - {"list_prompt"}
     assert {c["sampler"] for c in result["ablations"]} == set(BASELINES) - rivals == {"one_thought"}
     assert len(result["thoughts"]["similarity"]) == len(result["thoughts"]["usage"]) == 4
     assert sum(result["thoughts"]["usage"]) == pytest.approx(1)
@@ -242,7 +242,7 @@ def test_the_samplers_of_any_causal_model_are_evaluated(foreign, text_file, tmp_
     assert result["verdict"]["answer"] == "none"
     assert result["selected"] is result["thoughts"] is result["quality"] is None
     assert {s["source"] for s in result["settings"]} == {"model"}
-    assert {s["sampler"] for s in result["settings"]} == set(BASELINES) - {"one_thought"}
+    assert {s["sampler"] for s in result["settings"]} == set(BASELINES) - {"one_thought", "list_prompt"}
     assert result["k"] == 8
 
 

@@ -62,7 +62,7 @@ def test_rdkit_missing_is_one_line(monkeypatch):
 
 
 def test_rows_come_from_a_file():
-    with pytest.raises(ValueError, match="its molecules come from a file"):
+    with pytest.raises(ValueError, match="its rows come from a file"):
         isomers.rows(1, 0)
 
 
