@@ -70,10 +70,12 @@ class JsonFormatter(logging.Formatter):
 
 
 def log_as_json() -> None:
-    """Send our log, and what uvicorn and asyncio warn of, to standard error in this format."""
+    """Send our log, and the warnings of uvicorn, asyncio and Python, to standard error in this format."""
+    logging.captureWarnings(True)  # a library's DeprecationWarning would be a line that is no JSON
     handler = logging.StreamHandler()
     handler.setFormatter(JsonFormatter())
     levels = {"mot.serving": logging.INFO, "uvicorn.error": logging.WARNING, "asyncio": logging.ERROR}
+    levels["py.warnings"] = logging.WARNING
     for name, level in levels.items():
         logger = logging.getLogger(name)
         logger.handlers, logger.propagate = [handler], False
