@@ -41,7 +41,7 @@ def verify(prompt: str, text: str) -> str | None:
 
 
 def answers(prompt: str) -> int | None:
-    """None: nobody has counted all molecules of a formula."""
+    """None: the number of all molecules of a formula is unknown."""
     return None
 
 

@@ -6,7 +6,7 @@
     log.close()
     read_metrics(Path(output_dir) / METRICS)                     # one dictionary a line
 
-Of several processes only the first has a RunLog.
+With several processes only the first has a RunLog.
 """
 
 import json
