@@ -189,6 +189,7 @@ class MixtureOfThoughts:
         position_R1 = mask.sum(1, keepdim=True) - 1
         ends, tokens, logp = torch.tensor(self.ends, device=mask.device), [], []
         ended_R1 = torch.zeros_like(position_R1, dtype=torch.bool)
+        no_ids_R0 = position_R1[:, :0]  # a processor's signature has the tokens so far, which none of ours reads
         while True:
             if next_R1 is not None:
                 inputs = {"attention_mask": mask, "position_ids": position_R1} if padded else {}
@@ -197,7 +198,7 @@ class MixtureOfThoughts:
             logits_RV[:, self.thoughts] = -torch.inf
             logp_RV = logits_RV.log_softmax(-1)
             for processor in drawing:
-                logits_RV = processor(None, logits_RV)
+                logits_RV = processor(no_ids_R0, logits_RV)
             next_R1 = logits_RV.argmax(-1, keepdim=True)
             tokens.append(next_R1)
             logp.append(logp_RV.gather(1, next_R1))
