@@ -63,13 +63,12 @@ class Scores:
         new = list(dict.fromkeys(pair for pair in pairs if pair not in self.nll))
         judge, size = self.plan.judge, self.plan.batch_size
         tokenizer, end = judge.tokenizer, judge.tokenizer.eos_token_id
-        pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else end
         for i in range(0, len(new), size):
             batch_pairs = new[i : i + size]
             texts = [ids or [end] for ids in encode(tokenizer, [text for _, text in batch_pairs], "--judge")]
             rows = list(zip(prompt_ids(judge, [prompt for prompt, _ in batch_pairs]), texts, strict=True))
-            batch = {name: t.to(judge.model.device) for name, t in collate_rows(rows, pad).items()}
-            nll = -base_logprobs(judge.model, batch, pad) / batch["completion_mask"].sum(1)
+            batch = {name: t.to(judge.model.device) for name, t in collate_rows(rows, judge.pad).items()}
+            nll = -base_logprobs(judge.model, batch, judge.pad) / batch["completion_mask"].sum(1)
             self.nll |= dict(zip(batch_pairs, nll.tolist(), strict=True))
 
     def values(self, setting: Setting, part: str, name: str) -> list[float]:

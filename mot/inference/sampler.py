@@ -139,8 +139,7 @@ def decode(
     """
     model, k = request.model, request.k
     end = model.tokenizer.eos_token_id
-    pad = model.tokenizer.pad_token_id if model.tokenizer.pad_token_id is not None else end
-    batch = collate_rows([(row, []) for row in rows], pad)
+    batch = collate_rows([(row, []) for row in rows], model.pad)
     inputs, mask = (batch[name].to(model.model.device) for name in ("prompt", "prompt_mask"))
     config = GenerationConfig(
         max_new_tokens=request.max_new_tokens,
@@ -150,7 +149,7 @@ def decode(
         length_penalty=length_penalty,
         suppress_tokens=model.thoughts or None,
         eos_token_id=end,
-        pad_token_id=pad,
+        pad_token_id=model.pad,
     )
     out = model.model.generate(
         inputs, attention_mask=mask, generation_config=config, logits_processor=LogitsProcessorList(processors)

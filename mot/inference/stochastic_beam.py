@@ -20,8 +20,7 @@ def draw_stochastic_beams(request: SampleRequest) -> list[list[str]]:
     """
     model, K, B = request.model, request.k, len(request.prompts)
     end = model.tokenizer.eos_token_id
-    pad = model.tokenizer.pad_token_id if model.tokenizer.pad_token_id is not None else end
-    batch = collate_rows([(row, []) for row in prompt_ids(model, request.prompts)], pad)
+    batch = collate_rows([(row, []) for row in prompt_ids(model, request.prompts)], model.pad)
     prompt, mask = (batch[name].to(model.model.device) for name in ("prompt", "prompt_mask"))
     generators = [generator_of(request.seed, text, request.setting.name) for text in request.prompts]
     temperature = request.setting.get("temperature", 1.0)

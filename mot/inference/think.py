@@ -102,6 +102,11 @@ class MixtureOfThoughts:
         also = [] if also is None else also if isinstance(also, list) else [also]
         return list(dict.fromkeys([self.tokenizer.eos_token_id, *also]))
 
+    @property
+    def pad(self) -> int:
+        """The id that fills rows of a batch: the tokenizer's padding token, or its end-of-text token if it has none."""
+        return self.tokenizer.pad_token_id if self.tokenizer.pad_token_id is not None else self.tokenizer.eos_token_id
+
     def tokens_of(self, index: int) -> list[int]:
         """Thought token ids [L] of a thought by its index, 0 .. W - 1: its digits in base N, the highest first."""
         N = self.num_thoughts
@@ -272,22 +277,19 @@ class MixtureOfThoughts:
         (ids,) = encode(self.tokenizer, [completion], "completion")
         if not ids:
             raise ValueError("completion: is empty; give the text to score")
-        batch = collate_rows([(*encode_prompts(self.tokenizer, [prompt]), ids)], pad=self._pad())
+        batch = collate_rows([(*encode_prompts(self.tokenizer, [prompt]), ids)], pad=self.pad)
         scores = score(
             self.model,
             {name: t.to(self.model.device) for name, t in batch.items()},
             self.thoughts,
-            self._pad(),
+            self.pad,
             self.thought_length,
         )
         return {name: scores[f"{name}_nll"].item() for name in ("base", "mixture", "oracle")}
 
-    def _pad(self) -> int:
-        return self.tokenizer.pad_token_id if self.tokenizer.pad_token_id is not None else self.tokenizer.eos_token_id
-
     def _prefill(self, prompts: list[Prompt]):
         """(batch, logits [B, V] at the last prompt position, cache). One forward over the prompts, whatever K."""
-        batch = collate_rows([(ids, []) for ids in encode_prompts(self.tokenizer, prompts)], pad=self._pad())
+        batch = collate_rows([(ids, []) for ids in encode_prompts(self.tokenizer, prompts)], pad=self.pad)
         batch = {name: t.to(self.model.device) for name, t in batch.items()}
         cache, logits_BV = prefill(self.model, batch["prompt"], batch["prompt_mask"], prompt_cache(self.model))
         return batch, logits_BV, cache
