@@ -119,6 +119,10 @@ class Rows(Dataset):
         """Mean number of tokens that the E-step scores: of a key, or else of a continuation."""
         return self._totals()[-1].item() / len(self)
 
+    def longest_continuation(self) -> int:
+        """Most tokens of a completion after it is cut."""
+        return max(int(np.minimum(part[:, 1], self.length - part[:, 0]).max()) for part in self.lengths())
+
     def _totals(self) -> np.ndarray:
         totals = np.zeros(self.parts, np.int64)
         for lengths in self.lengths():

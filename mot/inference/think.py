@@ -175,6 +175,26 @@ class MixtureOfThoughts:
         ]
         return [rows[b * K : (b + 1) * K] for b in range(len(prompts))]
 
+    @torch.no_grad()
+    def sample_without_thought(self, prompts: list[Prompt], params: SamplingParams) -> list[list[Thought]]:
+        """K texts of every prompt by the model without a thought, which has index -1 and probability 1.
+
+        `params.creativity` does not matter. Raises ValueError for more than one text at temperature 0.
+        """
+        params.check(1)
+        K = params.num_thoughts or 1
+        batch, logits_BV, cache = self._prefill(prompts)
+        if K > 1:
+            share_prompt(cache)
+        cache.batch_select_indices(torch.arange(len(prompts), device=logits_BV.device).repeat_interleave(K))
+        generators = [g for prompt in prompts for g in generators_of(params.seed, prompt, [-1] * K)]
+        drawing = [*warpers(params), GumbelSampler(generators)] if params.temperature > 0 else []
+        mask = batch["prompt_mask"].repeat_interleave(K, 0)
+        logits_RV = logits_BV.repeat_interleave(K, 0)
+        new, logp = self._decode(cache, mask, None, logits_RV, drawing, params.max_new_tokens)
+        rows = [self._thought(-1, 1.0, *of_row) for of_row in zip(new, logp, strict=True)]
+        return [rows[b * K : (b + 1) * K] for b in range(len(prompts))]
+
     def _decode(
         self,
         cache: Cache,

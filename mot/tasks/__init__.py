@@ -47,18 +47,20 @@ class Facts:
     recurring: bool = False  # it has few prompts, so rows are held out, not prompts
     creative: bool = False  # it is scored by `creativity`
     training_rows: int | None = None  # rows of its one training set; None: --seed draws TRAIN_ROWS of them
+    match_share: float = 0.0  # share of a run's last steps that match verified answers (--match_steps)
     words: bool = False  # its answers are sentences, so measures of words make sense
     measures: tuple[str, ...] = ()  # further functions of its file, (prompt, text) -> truthy if the text has the fault
 
 
+MATCH_SHARE = 1 / 3
 TASKS = {
-    "forks": Facts(answer_tokens=7),
+    "forks": Facts(answer_tokens=7, match_share=MATCH_SHARE),
     "chains": Facts(answer_tokens=17, recurring=True),
     "circle": Facts(answer_tokens=20, recurring=True, creative=True, training_rows=10_000),
     "siblings": Facts(answer_tokens=7, recurring=True, creative=True, training_rows=50_000),
-    "countdown": Facts(answer_tokens=16),
-    "countdown_free": Facts(answer_tokens=16),
-    "spellings": Facts(answer_tokens=7),
+    "countdown": Facts(answer_tokens=16, match_share=MATCH_SHARE),
+    "countdown_free": Facts(answer_tokens=16, match_share=MATCH_SHARE),
+    "spellings": Facts(answer_tokens=7, match_share=MATCH_SHARE),
     "isomers": Facts(own_rows=False),
     "e2e": Facts(own_rows=False, words=True, measures=("added",)),
 }

@@ -218,6 +218,7 @@ class LogWindow:
     def reset(self) -> None:
         self.losses: dict[str, Tensor] = {}
         self.usage = torch.zeros(self.num_thoughts).double()  # rows that each thought won
+        self.matching: dict[str, float] = {}  # prompts that were matched, with their distinct answers and pool sizes
         self.tokens = self.contrasted = 0
         self.since, self.first_step = time.perf_counter(), None
 
@@ -229,6 +230,11 @@ class LogWindow:
 
     def add_usage(self, usage_N: Tensor) -> None:
         self.usage = self.usage + usage_N
+
+    def add_matching(self, totals: dict[str, float]) -> None:
+        """Add a step's matched prompts of all processes, and the answers that were found for them."""
+        for name in ("prompts", "distinct", "pool"):
+            self.matching[name] = self.matching.get(name, 0.0) + totals[name]
 
     def add_losses(self, losses: dict[str, Tensor]) -> None:
         """Add this process's shares of a step's means."""
@@ -251,6 +257,8 @@ class LogWindow:
             found |= {name: of_name[name] / steps for name in ("router_loss", "entropy")}
         if self.contrasted:  # not every step compares thoughts: a mean over those that do, or no number at all
             found["diversity"] = of_name["diversity"] / self.contrasted
+        if self.matching.get("prompts"):
+            found |= {name: self.matching[name] / self.matching["prompts"] for name in ("distinct", "pool")}
         found["tokens_per_second"] = self.tokens / (time.perf_counter() - self.since)
         found["peak_memory_gib"] = peak_memory() / 2**30
         if self.usage.sum():

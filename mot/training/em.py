@@ -7,6 +7,9 @@ Each optimizer step is one round of EM over all rows of the step:
     E-step   get_batch_samples   a[b,k] = log p(y_b | x_b, k) / length;  Q = Sinkhorn(a / tau);  winner_b ~ Q[b]
     M-step   compute_loss        CE(x and y) + w_r CE(Q, router) - w_d diversity - w_e entropy   on [x, winner, y]
 
+In the last --match_steps steps the E-step asks a verifier instead: thoughts that give the same answer are matched with
+other verified answers, and those are the rows of the M-step (matching.py).
+
 `get_batch_samples` receives all micro-batches of the step at once: the responsibilities are balanced over the whole
 step, over all processes. All randomness of a step comes from (seed, step), so that a resumed run draws what the
 uninterrupted run would have drawn, and two processes draw what one would have. What the E-step decides from its scores
@@ -22,7 +25,7 @@ import time
 from pathlib import Path
 
 import torch
-from accelerate.utils import gather
+from accelerate.utils import gather, reduce
 from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
@@ -30,15 +33,18 @@ from transformers import PrinterCallback, Trainer
 
 from mot.data.datasets import Batches, Windows, branch, by_length, keyed
 from mot.data.load import Data
+from mot.inference.think import MixtureOfThoughts
 from mot.model.score import evaluating, lay_out, thought_logprobs
 from mot.model.tokenizer import thought_ids
 from mot.runtime.remote import Mirror
 from mot.runtime.signals import SignalHandler
+from mot.tasks.verifier import Verify
 from mot.thoughts import diversity, draw_sequences, router_loss, usage_entropy
 from mot.training.arguments import training_arguments
 from mot.training.assignment import Assignment, choose_contrast, match, row_offsets
 from mot.training.callbacks import FlagIntervals, LogWindow, SealCheckpoint, SpikeGuard, StopOnSignal
 from mot.training.evaluate import evenly, measure, sample
+from mot.training.matching import COUNTS, answer_batch, match_steps
 from mot.training.recipes import recipe_of
 from mot.training.run_log import RunLog
 from mot.training.settings import ANNEAL, DIVERSITY_FROM, DIVERSITY_THOUGHTS, RunSettings
@@ -66,14 +72,17 @@ class MixtureTrainer(Trainer):
         start: int = 0,
         facts: dict | None = None,
         mirror: Mirror | None = None,
+        verify: Verify | None = None,
     ):
         self.settings, self.data, self.steps, self.start = settings, data, steps, start
+        self.verify, self.em_steps = verify, steps - (match_steps(settings, steps) if verify else 0)
         self.run_log, self.facts, self.recipe = log, facts or {}, recipe_of(settings)
         self.thoughts = thought_ids(data.tokenizer, settings.num_thoughts)
         self.pad = data.tokenizer.pad_token_id
         # A window has no end of its own, so that its first tokens are scored; a row's completion is scored whole.
         self.scored_tokens = settings.estep_tokens if isinstance(data.train, Windows) else 0
         self.mean_scored = min(self.scored_tokens or math.inf, data.train.mean_scored())  # tokens
+        self.longest = data.train.longest_continuation() if verify else 0  # tokens
         self.last_evaluation: dict[str, float] = {}
         self.evaluated_at = -1
         self.window = LogWindow(settings.num_thoughts)
@@ -127,6 +136,8 @@ class MixtureTrainer(Trainer):
         g = torch.Generator().manual_seed(self.settings.seed * 1_000_003 + self.state.global_step)
         point = int(torch.randint(1, self.settings.seq_length, (), generator=g))
         batches = [{name: t.to(device) for name, t in branch(b, point).items()} for b in raw]
+        if batches and self.state.global_step >= self.em_steps:
+            return self.match_answers(batches, g), None
         if batches:
             self.assign(batches, g)
         return batches, None
@@ -152,7 +163,7 @@ class MixtureTrainer(Trainer):
         if self.thoughts and carries_B.any():
             tokens_NL, tau = torch.tensor(self.thoughts)[candidates_NL], self.temperature()
             winner_C = match(step, scores_BN, router_BN, carries_B, candidates_NL, tokens_NL, tau, g)
-            if s.diversity_weight and self.state.global_step >= DIVERSITY_FROM * self.steps:
+            if s.diversity_weight and self.state.global_step >= DIVERSITY_FROM * self.em_steps:
                 choose_contrast(step, winner_C, carries_B, tokens_NL, g)
             self.window.add_usage(torch.bincount(candidates_NL[winner_C, 0], minlength=N).double())
         contrasted = int((step.contrast_BML[:, :1, 0] >= 0).sum())
@@ -205,8 +216,34 @@ class MixtureTrainer(Trainer):
 
     def temperature(self) -> float:
         """Return tau of the current step in nats per token; per continuation it is the same for any length."""
-        cooled = COOLED ** min(1.0, self.state.global_step / (ANNEAL * self.steps))
+        cooled = COOLED ** min(1.0, self.state.global_step / max(1.0, ANNEAL * self.em_steps))
         return self.settings.estep_temperature * cooled / self.mean_scored
+
+    def match_answers(self, batches: list[dict[str, Tensor]], g: torch.Generator) -> list[dict[str, Tensor]]:
+        """Return micro-batches whose rows are verified answers of the thoughts (mot/training/matching.py).
+
+        Every SLOTS rows of a micro-batch become SLOTS answers to the prompt of the first of them. Rows that carry no
+        thought stay as they are, and so does a row for whose prompt there is nothing to learn.
+        """
+        sizes = [len(b["prompt"]) for b in batches]
+        B = sum(sizes) * self.args.world_size
+        local_rows, _ = row_offsets(sizes, self.args.process_index, self.args.world_size)
+        carries_R = (torch.rand(B, generator=g) >= self.settings.thought_dropout)[local_rows]
+        mixture = MixtureOfThoughts(self.model, self.data.tokenizer, self.thoughts)
+        seed = self.settings.seed * 1_000_003 + self.state.global_step
+        with torch.no_grad(), evaluating(self.model), self.compute_loss_context_manager():
+            made = [
+                answer_batch(mixture, self.verify, b, carries, self.settings, self.longest, seed)
+                for b, carries in zip(batches, carries_R.split(sizes), strict=True)
+            ]
+        device = batches[0]["prompt"].device
+        sums = reduce(torch.stack([sums for _, sums in made]).sum(0).to(device), "sum")
+        totals = dict(zip(COUNTS, sums[: len(COUNTS)].tolist(), strict=True))
+        totals |= {"carrying": max(1.0, totals["carrying"]), "contrasted": 1}
+        self.window.add_step(self.state.global_step, round(totals["target_tokens"]) + B, False)
+        self.window.add_matching(totals)
+        router_mean = (sums[len(COUNTS) :] / totals["carrying"]).float()
+        return [b | {"totals": totals, "router_mean": router_mean} for b, _ in made]
 
     # M-step ---------------------------------------------------------------------------------------------------------
 

@@ -21,14 +21,17 @@ from pathlib import Path
 import torch
 
 from mot import tasks
+from mot.data.datasets import Windows
 from mot.data.load import Data, load_data
 from mot.runtime.files import CONFIGURATIONS, WRITE_ERRORS, disk_is_full, publish
 from mot.runtime.remote import Mirror, is_remote
 from mot.runtime.signals import SignalHandler
+from mot.tasks.verifier import Verify, identity, load_verifier, require_some_valid
 from mot.training import card
 from mot.training.checkpoint import HISTORY, claim, differences, find, require_space
 from mot.training.dry_run import dry_run, out_of_memory
 from mot.training.em import MixtureTrainer
+from mot.training.matching import match_steps
 from mot.training.recipes import Adapting, FromScratch, recipe_of
 from mot.training.run_log import RunLog
 from mot.training.settings import RunSettings
@@ -36,7 +39,7 @@ from mot.training.tracking import require, trackers
 
 # Settings that may change on resume: the location of data (not its content), the length of the run, how it is computed.
 RESUMABLE_CHANGES = {"train_file", "eval_file", "general_file", "tokenizer", "base_model", "num_epochs", "max_steps"}
-RESUMABLE_CHANGES |= {"num_workers", "save_memory"}
+RESUMABLE_CHANGES |= {"num_workers", "save_memory", "match_steps", "verifier"}
 # What may never change, also not with --allow_changed: the checkpoint's tensors would not fit.
 ARCHITECTURE = {"hidden_size", "num_layers", "num_heads", "num_thoughts", "thought_length", "tokenizer entries", "fsdp"}
 ARCHITECTURE |= {"base", "lora_rank", "lora_targets"}
@@ -95,6 +98,7 @@ def _train(settings: RunSettings, interruption: SignalHandler, scratch: str) -> 
     task_rows = (tasks.training(settings.task, settings.seed), tasks.held_out(settings.task)) if settings.task else None
     data = load_data(settings, task_rows, recipe.tokenizer(), recipe.general_file)
     steps = total_steps(settings, data, world)
+    verify = _verifier(settings, data, steps)
     if settings.dry_run:
         print("\n".join(dry_run(settings, data, steps)))
         return None
@@ -111,7 +115,7 @@ def _train(settings: RunSettings, interruption: SignalHandler, scratch: str) -> 
         _claim(settings, output_dir, resumption)
     log = RunLog(output_dir, steps, settings.name(), trackers(settings, output_dir)) if rank == 0 else None
     trainer = MixtureTrainer(
-        settings, data, model, steps, output_dir, log, interruption, resumption.step, made_by, mirror
+        settings, data, model, steps, output_dir, log, interruption, resumption.step, made_by, mirror, verify
     )
     begin = time.perf_counter()
     try:
@@ -167,6 +171,23 @@ def _check(settings: RunSettings, recipe: FromScratch | Adapting, world: int) ->
         raise ValueError("--fsdp: shards over several processes and there is one; start with torchrun, or leave it out")
     require(settings)
     recipe.require()
+
+
+def _verifier(settings: RunSettings, data: Data, steps: int) -> Verify | None:
+    """Return what --match_steps asks, None if nothing is matched. Raises ValueError if it cannot teach anything."""
+    matched = match_steps(settings, steps)
+    if not matched:
+        return None
+    if matched > steps:
+        raise ValueError(f"--match_steps {matched}: the run has {steps} steps, of which they are the end; give fewer")
+    if isinstance(data.train, Windows):
+        raise ValueError(f"--match_steps {matched}: plain text has no prompts; give .jsonl rows, or leave it out")
+    verify = load_verifier(settings.verifier or settings.task)
+    if settings.verifier:
+        rows = [data.train[i][:2] for i in range(min(64, len(data.train)))]
+        texts = [tuple(data.tokenizer.batch_decode(list(row), skip_special_tokens=True)) for row in rows]
+        require_some_valid(verify, texts, f"--verifier {settings.verifier}")
+    return verify
 
 
 def _resumption(settings: RunSettings, output_dir: str, remote: str | None, scratch: str, made_by: dict) -> Resumption:
@@ -246,6 +267,8 @@ def facts(settings: RunSettings, data: Data, steps: int, world: int) -> dict:
         "learning_rate": settings.peak_learning_rate(),
         "seed": settings.seed,
         "steps": steps,
+        "matched steps": match_steps(settings, steps),
+        "verifier function": identity(settings.verifier) if settings.verifier else None,
         "world_size": world,
         "tokenizer entries": len(data.tokenizer),
         "tokenizer": hashlib.sha256(data.tokenizer.backend_tokenizer.to_str().encode()).hexdigest(),

@@ -26,6 +26,7 @@ SHOWN = {
     "lm_loss": "lm",
     "diversity": "jsd",
     "effective_thoughts": "used",
+    "distinct": "distinct",
     "eval_base_nll": "base",
     "eval_mixture_nll": "mixture",
 }

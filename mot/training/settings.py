@@ -47,6 +47,20 @@ class RunSettings(DataSettings):
         "thoughts",
         above=0,
     )
+    match_steps: int | None = setting(
+        None,
+        "last updates of the run, in which thoughts that give the same answer learn other verified answers; default: "
+        "a third of the run for a task with a verifier, else 0",
+        "steps",
+        "thoughts",
+        low=0,
+    )
+    verifier: str | None = setting(
+        None,
+        "what --match_steps asks: a task, or FILE.py:FUNCTION(prompt, text) that returns the answer in one spelling, "
+        "or None",
+        group="thoughts",
+    )
     batch_size: int = setting(32, "rows per forward pass", "rows", "training", low=1)
     gradient_accumulation_steps: int = setting(1, "forward passes per update", group="training", low=1)
     num_epochs: float = setting(10, "passes over the data", "epochs", "training", above=0)
@@ -104,8 +118,25 @@ class RunSettings(DataSettings):
             raise ValueError(f"--eval_file {self.eval_file}: a task brings its own held-out prompts; leave it out")
         if self.track and self.track not in TRACKERS:
             raise ValueError(f"--track {self.track}: unknown; there is {', '.join(TRACKERS)}, and --use_wandb")
+        if self.verifier and not self.match_steps:
+            raise ValueError(f"--verifier {self.verifier}: only --match_steps uses it; give --match_steps, e.g. 500")
+        if self.match_steps:
+            self._check_matching()
         if self.fp16 and self.bf16:
             raise ValueError("--fp16 and --bf16: give one of them")
+
+    def _check_matching(self) -> None:
+        flag = f"--match_steps {self.match_steps}"
+        if not self.verifier and not (self.task and TASKS[self.task].match_share):
+            raise ValueError(f"{flag}: needs --verifier, a task or FILE.py:FUNCTION, that tells answers apart")
+        if self.max_steps and self.match_steps > self.max_steps:
+            raise ValueError(f"{flag}: is more than --max_steps {self.max_steps}, of which it is the end; give fewer")
+        if self.num_thoughts == 1:
+            raise ValueError(f"{flag}: --num_thoughts 1 has no thoughts to match; leave it out")
+        if self.thought_length > 1:
+            raise ValueError(f"{flag}: matches thoughts of one token; leave out --thought_length {self.thought_length}")
+        if self.fsdp:
+            raise ValueError(f"{flag}: generates texts, which a model sharded by --fsdp cannot; leave out one of them")
 
     def name(self) -> str:
         """Return the run's name."""

@@ -1,0 +1,211 @@
+"""Verified set matching: what the thoughts of a prompt should learn, given a verifier and no labels.
+
+    verify = load_verifier("spellings")                        # a task, or FILE.py:FUNCTION: (prompt, text) -> answer
+    found = match_prompts(mixture, verify, prompts, labels, most, seed, rows)     # a Matched for every prompt
+    found[0].repairs                                           # [(thought, token ids)] for thoughts that collide
+
+Thoughts collide on a prompt if their greedy texts give one answer, or no valid one. A thought whose answer is its own
+keeps it. The others share out the answers that are left:
+
+    pool   = one text for each different valid answer, among the row's own completion, samples of all thoughts at
+             temperature 1 and samples without a thought; more of the latter while the pool is short
+    match  = Hungarian(log p(y_a | x, k)) over colliding thoughts k and free answers a, each at most once
+
+The E-step of mot/training/em.py replaces the rows of a matched prompt by (prompt, thought, answer), and the M-step
+learns them as it learns all rows. A prompt's matching depends on (seed, prompt) alone, so that processes need not talk.
+Source: docs/results/matching.md. Shapes: see mot/thoughts.py.
+"""
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from mot import tasks
+from mot.data.datasets import collate_rows
+from mot.inference.sampling import generator_of
+from mot.inference.settings import SamplingParams
+from mot.inference.think import MixtureOfThoughts, Thought
+from mot.model.score import thought_logprobs
+from mot.tasks.verifier import Verify
+from mot.training.settings import DIVERSITY_THOUGHTS, RunSettings
+
+SLOTS = 2  # rows of the M-step for each matched prompt
+COPIES, ROUNDS = 16, 3  # samples without a thought in one round, and most rounds for a prompt whose pool is short
+
+
+@dataclass
+class Matched:
+    """What the thoughts of one prompt should learn, as pairs (thought 0 .. N-1, token ids without an end).
+
+    `repairs` are for colliding thoughts, `kept` for thoughts whose answer is their own. `distinct` counts the different
+    valid answers of the greedy texts, `pool` those found in all.
+    """
+
+    distinct: int
+    pool: int
+    repairs: list[tuple[int, list[int]]] = field(default_factory=list)
+    kept: list[tuple[int, list[int]]] = field(default_factory=list)
+    router: list[float] = field(default_factory=list)
+
+    def rows(self, slots: int, g: torch.Generator) -> list[tuple[int, list[int]]]:
+        """At most `slots` pairs to learn, repairs before kept ones, drawn at random."""
+        pairs = []
+        for some in (self.repairs, self.kept):
+            pairs += [some[i] for i in torch.randperm(len(some), generator=g).tolist()]
+        return pairs[:slots]
+
+
+COUNTS = ("target_tokens", "carrying", "prompts", "distinct", "pool")  # what `answer_batch` counts, before the router
+
+
+def match_steps(settings: RunSettings, steps: int) -> int:
+    """Updates of a run of `steps` that match: --match_steps, by default a share of the run that its task knows."""
+    if settings.match_steps is not None:
+        return settings.match_steps
+    matches = settings.task and settings.num_thoughts > 1 and settings.thought_length == 1 and not settings.fsdp
+    return round(tasks.TASKS[settings.task].match_share * steps) if matches else 0
+
+
+def answer_batch(
+    mixture: MixtureOfThoughts,
+    verify: Verify,
+    batch: dict[str, Tensor],
+    carries_R: Tensor,
+    settings: RunSettings,
+    most: int,
+    seed: int,
+) -> tuple[dict[str, Tensor], Tensor]:
+    """Match the prompts of every SLOTS-th row of a micro-batch, and lay their answers out as its rows.
+
+    A text of `most` tokens or more is no answer. A prompt that leaves less room stays with its labelled rows. Returns the micro-batch, and the sums [5 + N] of COUNTS and of the router's probabilities over rows with a thought.
+    """
+    N, R = mixture.num_thoughts, len(carries_R)
+    xs, ys = ([_real(batch, name, i) for i in range(R)] for name in ("prompt", "completion"))
+    fitting = [len(x) + most <= settings.seq_length for x in xs]
+    first = [i for i in range(0, R, SLOTS) if fitting[i] and carries_R[i : i + SLOTS].any()]
+    found = match_prompts(
+        mixture, verify, [xs[i] for i in first], [ys[i][:-1] for i in first], most, seed, settings.batch_size
+    )
+    rows, thought, q, router = list(zip(xs, ys, strict=True)), [-1] * R, torch.zeros(R, 1, N), torch.zeros(N)
+    for i, matched in zip(first, found, strict=True):
+        slots = [j for j in range(i, min(i + SLOTS, R)) if carries_R[j]]
+        able = [k for k, _ in matched.repairs + matched.kept]
+        for j, (k, ids) in zip(slots, matched.rows(len(slots), generator_of(seed, xs[i], "rows")), strict=False):
+            rows[j], thought[j] = (xs[i], [*ids, ys[i][-1]]), mixture.thoughts[k]
+            q[j, 0, able] = 1 / len(able)
+            router += torch.tensor(matched.router)
+    made = collate_rows(rows, mixture.pad) | {"thought": torch.tensor(thought)[:, None], "q": q}
+    made["contrast"] = torch.full((R, min(DIVERSITY_THOUGHTS, N) - 1, 1), -1)
+    counts = [
+        sum(len(x) + len(y) - 1 for x, y in rows),
+        sum(k >= 0 for k in thought),
+        len(found),
+        sum(m.distinct for m in found),
+        sum(m.pool for m in found),
+    ]
+    sums = torch.cat([torch.tensor(counts).double(), router.double()])
+    return {name: t.to(batch["prompt"].device) for name, t in made.items()}, sums
+
+
+def _real(batch: dict[str, Tensor], name: str, i: int) -> list[int]:
+    """The token ids of row i, without pads."""
+    return batch[name][i][batch[f"{name}_mask"][i].bool()].tolist()
+
+
+@torch.no_grad()
+def match_prompts(
+    mixture: MixtureOfThoughts,
+    verify: Verify,
+    prompts: list[list[int]],
+    labels: list[list[int]],
+    most: int,
+    seed: int,
+    rows: int,
+) -> list[Matched]:
+    """Match the thoughts of each prompt with its verified answers.
+
+    `labels` are completions of the prompts, without an end; `most` is the longest text in tokens; `rows` bounds how
+    many answers are scored at once.
+    """
+    said = [mixture.tokenizer.decode(ids, skip_special_tokens=True) for ids in prompts]
+
+    def answer(b: int, token_ids: tuple[int, ...] | list[int]) -> str | None:
+        if len(token_ids) >= most:
+            return None  # the text was cut, so it is not whole
+        return verify(said[b], mixture.tokenizer.decode(list(token_ids), skip_special_tokens=True))
+
+    N = mixture.num_thoughts
+    greedy = _in_order(mixture.think_batch(prompts, SamplingParams(N, most, 0.0, seed=seed)))
+    own = [[answer(b, t.token_ids) for t in thoughts] for b, thoughts in enumerate(greedy)]
+    found = [Matched(len(set(o) - {None}), 0, router=[t.probability for t in greedy[b]]) for b, o in enumerate(own)]
+    pools: list[dict[str, list[int]]] = [{} for _ in prompts]
+    colliding = [[k for k, a in enumerate(o) if a is None or o.count(a) > 1] for o in own]
+
+    def add(b: int, token_ids: tuple[int, ...] | list[int]) -> None:
+        a = answer(b, token_ids)
+        if a is not None:
+            pools[b].setdefault(a, list(token_ids))
+
+    def short(b: int) -> bool:
+        taken = {own[b][k] for k in range(N) if k not in colliding[b]}
+        return len(pools[b].keys() - taken) < len(colliding[b])
+
+    some = [b for b in range(len(prompts)) if colliding[b]]
+    for b, thoughts in zip(some, _samples(mixture, prompts, some, N, most, seed), strict=True):
+        add(b, labels[b])
+        for t in thoughts:
+            add(b, t.token_ids)
+    for r in range(ROUNDS):
+        some = [b for b in range(len(prompts)) if colliding[b] and short(b)]
+        for b, texts in zip(some, _plain_samples(mixture, prompts, some, most, seed + r), strict=True):
+            for t in texts:
+                add(b, t.token_ids)
+    for b, thoughts in enumerate(greedy):
+        for k, t in enumerate(thoughts):
+            if own[b][k] is not None:
+                pools[b].setdefault(own[b][k], list(t.token_ids))
+                if k not in colliding[b]:
+                    found[b].kept.append((k, pools[b][own[b][k]]))
+        found[b].pool = len(pools[b])
+    _assign(mixture, prompts, own, colliding, pools, found, rows)
+    return found
+
+
+def _assign(mixture, prompts, own, colliding, pools, found: list[Matched], rows: int) -> None:
+    """Give free answers to colliding thoughts: the assignment of the largest total log-probability."""
+    from scipy.optimize import linear_sum_assignment
+
+    end, jobs = mixture.tokenizer.eos_token_id, []
+    for b, thoughts in enumerate(colliding):
+        taken = {own[b][k] for k in range(mixture.num_thoughts) if k not in thoughts}
+        jobs += [(b, ids) for a, ids in pools[b].items() if thoughts and a not in taken]
+    scores = []
+    for i in range(0, len(jobs), rows):
+        batch = collate_rows([(prompts[b], [*ids, end]) for b, ids in jobs[i : i + rows]], mixture.pad)
+        batch = {name: t.to(mixture.model.device) for name, t in batch.items()}
+        scores += thought_logprobs(mixture.model, batch, mixture.thoughts)[0].sum(-1).float().cpu()
+    for b, thoughts in enumerate(colliding):
+        mine = [i for i, job in enumerate(jobs) if job[0] == b]
+        if not mine:
+            continue
+        scores_AK = torch.stack([scores[i] for i in mine])[:, thoughts]
+        for a, k in zip(*linear_sum_assignment(scores_AK.numpy(), maximize=True), strict=True):
+            found[b].repairs.append((thoughts[k], jobs[mine[a]][1]))
+
+
+def _in_order(thinking: list[list[Thought]]) -> list[list[Thought]]:
+    return [sorted(thoughts, key=lambda t: t.index) for thoughts in thinking]
+
+
+def _samples(mixture, prompts, some: list[int], N: int, most: int, seed: int) -> list[list[Thought]]:
+    if not some:
+        return []
+    return mixture.think_batch([prompts[b] for b in some], SamplingParams(N, most, 1.0, seed=seed))
+
+
+def _plain_samples(mixture, prompts, some: list[int], most: int, seed: int) -> list[list[Thought]]:
+    if not some:
+        return []
+    params = SamplingParams(COPIES, most, 1.0, seed=seed)
+    return mixture.sample_without_thought([prompts[b] for b in some], params)
