@@ -110,6 +110,12 @@ class MixtureTrainer(Trainer):
                 part.load(Path(resume_from_checkpoint))
         return super().train(resume_from_checkpoint=resume_from_checkpoint)
 
+    def create_optimizer(self, model=None) -> torch.optim.Optimizer:
+        """Return the recipe's optimizer, or the Trainer's AdamW."""
+        if self.optimizer is None:
+            self.optimizer = self.recipe.optimizer(self.model, self.args.adam_beta2)
+        return super().create_optimizer(model)
+
     def get_train_dataloader(self) -> DataLoader:
         """Return this process's batches from the step that training resumes from; nothing before it is read."""
         s, world, rank = self.settings, self.args.world_size, self.args.process_index
@@ -229,6 +235,8 @@ class MixtureTrainer(Trainer):
         B = sum(sizes) * self.args.world_size
         local_rows, _ = row_offsets(sizes, self.args.process_index, self.args.world_size)
         carries_R = (torch.rand(B, generator=g) >= self.settings.thought_dropout)[local_rows]
+        if self.state.global_step == self.em_steps:
+            self.guard.loss_window.clear()  # answers that a thought does not give yet have a higher loss
         mixture = MixtureOfThoughts(self.model, self.data.tokenizer, self.thoughts)
         seed = self.settings.seed * 1_000_003 + self.state.global_step
         with torch.no_grad(), evaluating(self.model), self.compute_loss_context_manager():

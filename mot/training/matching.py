@@ -38,7 +38,9 @@ COPIES, ROUNDS = 16, 3  # samples without a thought in one round, and most round
 class Matched:
     """What the thoughts of one prompt should learn, as pairs (thought 0 .. N-1, token ids without an end).
 
-    `repairs` are for colliding thoughts, `kept` for thoughts whose answer is their own. `distinct` counts the different
+    `repairs` are for colliding thoughts. `kept` is the row's own completion for the thought whose answer it gives, if
+    that thought does not collide. `able` are the thoughts with an answer of their own after the repairs, and the router
+    learns to give each of them the same probability. `router` is what it says now. `distinct` counts the different
     valid answers of the greedy texts, `pool` those found in all.
     """
 
@@ -46,6 +48,7 @@ class Matched:
     pool: int
     repairs: list[tuple[int, list[int]]] = field(default_factory=list)
     kept: list[tuple[int, list[int]]] = field(default_factory=list)
+    able: list[int] = field(default_factory=list)
     router: list[float] = field(default_factory=list)
 
     def rows(self, slots: int, g: torch.Generator) -> list[tuple[int, list[int]]]:
@@ -78,7 +81,8 @@ def answer_batch(
 ) -> tuple[dict[str, Tensor], Tensor]:
     """Match the prompts of every SLOTS-th row of a micro-batch, and lay their answers out as its rows.
 
-    A text of `most` tokens or more is no answer. A prompt that leaves less room stays with its labelled rows. Returns the micro-batch, and the sums [5 + N] of COUNTS and of the router's probabilities over rows with a thought.
+    A text of `most` tokens or more is no answer. A prompt that leaves less room stays with its labelled rows. Returns
+    the micro-batch, and the sums [5 + N] of COUNTS and of the router's probabilities over rows with a thought.
     """
     N, R = mixture.num_thoughts, len(carries_R)
     xs, ys = ([_real(batch, name, i) for i in range(R)] for name in ("prompt", "completion"))
@@ -90,10 +94,9 @@ def answer_batch(
     rows, thought, q, router = list(zip(xs, ys, strict=True)), [-1] * R, torch.zeros(R, 1, N), torch.zeros(N)
     for i, matched in zip(first, found, strict=True):
         slots = [j for j in range(i, min(i + SLOTS, R)) if carries_R[j]]
-        able = [k for k, _ in matched.repairs + matched.kept]
         for j, (k, ids) in zip(slots, matched.rows(len(slots), generator_of(seed, xs[i], "rows")), strict=False):
             rows[j], thought[j] = (xs[i], [*ids, ys[i][-1]]), mixture.thoughts[k]
-            q[j, 0, able] = 1 / len(able)
+            q[j, 0, matched.able] = 1 / len(matched.able)
             router += torch.tensor(matched.router)
     made = collate_rows(rows, mixture.pad) | {"thought": torch.tensor(thought)[:, None], "q": q}
     made["contrast"] = torch.full((R, min(DIVERSITY_THOUGHTS, N) - 1, 1), -1)
@@ -163,11 +166,13 @@ def match_prompts(
                 add(b, t.token_ids)
     for b, thoughts in enumerate(greedy):
         for k, t in enumerate(thoughts):
-            if own[b][k] is not None:
+            if k in colliding[b] and own[b][k] is not None:
                 pools[b].setdefault(own[b][k], list(t.token_ids))
-                if k not in colliding[b]:
-                    found[b].kept.append((k, pools[b][own[b][k]]))
-        found[b].pool = len(pools[b])
+            # Learning its own greedy text would narrow the thought to that one spelling: only a completion will do.
+            if k not in colliding[b] and own[b][k] == answer(b, labels[b]):
+                found[b].kept.append((k, list(labels[b])))
+        found[b].able = [k for k in range(N) if k not in colliding[b]]
+        found[b].pool = len(pools[b].keys() | (set(own[b]) - {None}))
     _assign(mixture, prompts, own, colliding, pools, found, rows)
     return found
 
@@ -192,6 +197,7 @@ def _assign(mixture, prompts, own, colliding, pools, found: list[Matched], rows:
         scores_AK = torch.stack([scores[i] for i in mine])[:, thoughts]
         for a, k in zip(*linear_sum_assignment(scores_AK.numpy(), maximize=True), strict=True):
             found[b].repairs.append((thoughts[k], jobs[mine[a]][1]))
+            found[b].able.append(thoughts[k])
 
 
 def _in_order(thinking: list[list[Thought]]) -> list[list[Thought]]:

@@ -55,6 +55,14 @@ class FromScratch:
         _prefer_eager(self.settings, model)
         return model
 
+    def optimizer(self, model, beta2: float):
+        """Return the optimizer of --optimizer, None for AdamW."""
+        if self.settings.optimizer == "adamw":
+            return None
+        from mot.training.optimizer import MuonAdamW
+
+        return MuonAdamW(model, self.settings.peak_learning_rate(), self.settings.weight_decay, beta2)
+
     def facts(self, model) -> dict:
         """Return what a resumed run must share with the checkpoint, beside the settings."""
         return {"num_heads": self.settings.heads()}
@@ -123,6 +131,9 @@ class Adapting:
         )
         _prefer_eager(self.settings, inside)
         return model
+
+    def optimizer(self, model, beta2: float) -> None:
+        """None: AdamW."""
 
     def facts(self, model) -> dict:
         """Return what a resumed run must share with the checkpoint, beside the settings: the base's weights."""

@@ -11,6 +11,7 @@ ANNEAL = 0.6  # share of the steps in which the E-step's temperature falls, geom
 DIVERSITY_FROM = ANNEAL  # share of the steps without diversity loss; earlier it would fix the first differences
 DIVERSITY_SHARE, DIVERSITY_THOUGHTS = 1 / 16, 4  # share of the rows, and thoughts compared: the winner and three others
 
+OPTIMIZERS = ("adamw", "muon")
 TRACKERS = ("tensorboard", "trackio")
 
 
@@ -151,6 +152,17 @@ class RunSettings(DataSettings):
 @dataclass
 class TrainSettings(RunSettings, TokenizerSettings, ModelSettings):
     """All settings of `train_mot.py`, which trains a model from scratch."""
+
+    optimizer: str = setting(
+        "adamw", "adamw; or muon for the matrices of the layers, with adamw for the rest", group="training"
+    )
+
+    def validate(self) -> None:
+        super().validate()
+        if self.optimizer not in OPTIMIZERS:
+            raise ValueError(f"--optimizer {self.optimizer}: unknown; there is {', '.join(OPTIMIZERS)}")
+        if self.optimizer == "muon" and self.fsdp:
+            raise ValueError("--optimizer muon: needs whole matrices, which --fsdp shards; leave out one of them")
 
     def peak_learning_rate(self) -> float:
         """Return the learning rate after warm-up."""

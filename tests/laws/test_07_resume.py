@@ -114,6 +114,19 @@ def test_a_run_with_thought_sequences_cut_and_resumed_ends_in_the_same_state(tex
 
 
 @pytest.mark.slow
+def test_a_run_with_muon_cut_and_resumed_ends_in_the_same_state(text_file, tmp_path):
+    flags = [*short_run(text_file, accumulate=1), "--optimizer", "muon"]
+    complete([*flags, "--output_dir", tmp_path / "whole"])
+    argv = [*flags, "--output_dir", tmp_path / "run", "--resume_from", "auto"]
+    for step in (2, 9):
+        assert stop_in("training", step, signal.SIGTERM, argv)[0] == 143
+    complete(argv)
+    assert last_state(tmp_path / "run") == last_state(tmp_path / "whole")
+    complete([*short_run(text_file, accumulate=1), "--output_dir", tmp_path / "adamw"])
+    assert last_state(tmp_path / "adamw") != last_state(tmp_path / "whole")
+
+
+@pytest.mark.slow
 def test_a_resumed_adaptation_is_the_one_that_never_stopped(adapter_rows, tmp_path):
     base = make("gpt2", tmp_path / "base")  # it has dropout of its own
     words = f"--base_model {base} --train_file {adapter_rows} --num_thoughts 4 --seq_length 48 --batch_size 8"

@@ -34,9 +34,9 @@ def mixture():
     return mixture
 
 
-def matched(mixture, prompts: list[str], seed=0, rows=3) -> list[Matched]:
+def matched(mixture, prompts: list[str], label="dog", seed=0, rows=3) -> list[Matched]:
     ids = [ids_of(mixture, prompt) for prompt in prompts]
-    return match_prompts(mixture, first_letter, ids, [ids_of(mixture, "dog")] * len(ids), MOST, seed, rows)
+    return match_prompts(mixture, first_letter, ids, [ids_of(mixture, label)] * len(ids), MOST, seed, rows)
 
 
 def logp(mixture, prompt: str, k: int, answer: list[int]) -> float:
@@ -47,13 +47,14 @@ def logp(mixture, prompt: str, k: int, answer: list[int]) -> float:
     return rows.gather(1, torch.tensor(y)[:, None]).sum().item()
 
 
+@pytest.mark.parametrize("label", ["dog", "x", "b", "h"])
 @pytest.mark.parametrize("prompt", PROMPTS)
-def test_matching_is_the_formula(mixture, prompt):
-    (found,) = matched(mixture, [prompt])
+def test_matching_is_the_formula(mixture, prompt, label):
+    (found,) = matched(mixture, [prompt], label)
     said = [greedy_alone(mixture, prompt, [k], MOST) for k in range(6)]
     own = [first_letter(prompt, mixture.tokenizer.decode(ids)) if len(ids) < MOST else None for ids in said]
     kept = [k for k in range(6) if own[k] is not None and own.count(own[k]) == 1]
-    assert [k for k, _ in found.kept] == kept
+    assert found.kept == [(k, ids_of(mixture, label)) for k in kept if own[k] == label[0]]
     assert found.distinct == len(set(own) - {None})
     colliding = [k for k in range(6) if k not in kept]
     given = {k: first_letter(prompt, mixture.tokenizer.decode(ids)) for k, ids in found.repairs}
@@ -62,6 +63,7 @@ def test_matching_is_the_formula(mixture, prompt):
     assert len(set(given.values())) == len(given)
     assert not set(given.values()) & {own[k] for k in kept}
     assert len(given) == min(len(colliding), found.pool - len(kept))
+    assert sorted(found.able) == sorted([*kept, *given])
     total = sum(logp(mixture, prompt, k, ids) for k, ids in found.repairs)
     answers = [ids for _, ids in found.repairs]
     others = (zip(ks, answers, strict=True) for ks in itertools.permutations(colliding, len(answers)))
@@ -69,7 +71,7 @@ def test_matching_is_the_formula(mixture, prompt):
 
 
 def test_some_prompts_need_repairs_and_some_thoughts_keep_their_answer(mixture):
-    found = matched(mixture, PROMPTS)
+    found = [m for label in ("dog", "x", "b", "h") for m in matched(mixture, PROMPTS, label)]
     assert any(m.repairs for m in found)
     assert any(m.kept for m in found)
 
@@ -77,7 +79,7 @@ def test_some_prompts_need_repairs_and_some_thoughts_keep_their_answer(mixture):
 def test_a_prompts_matching_does_not_depend_on_the_prompts_beside_it(mixture):
     together, alone = matched(mixture, PROMPTS), [matched(mixture, [prompt], rows=64)[0] for prompt in PROMPTS]
     for a, b in zip(together, alone, strict=True):
-        assert (a.distinct, a.pool, a.repairs, a.kept) == (b.distinct, b.pool, b.repairs, b.kept)
+        assert (a.distinct, a.pool, a.repairs, a.kept, a.able) == (b.distinct, b.pool, b.repairs, b.kept, b.able)
         assert a.router == pytest.approx(b.router, rel=1e-5)
     assert [m.repairs for m in matched(mixture, PROMPTS, seed=1)] != [m.repairs for m in together]
 

@@ -36,7 +36,7 @@ def test_a_function_of_a_file_and_a_task(tmp_path):
             "took longer than 1 s for the prompt",
         ),
         (
-            "def check(p, t):\n    while 1:\n        try:\n            int()\n        except Exception:\n            0\n",
+            "def check(p, t):\n    while 1:\n        try:\n            0\n        except Exception:\n            0\n",
             "took longer than 1 s",
         ),
     ],
