@@ -79,10 +79,10 @@ def row(batch: dict, i: int) -> tuple[list[int], list[int], list[int]]:
     return x, thought if thought[0] >= 0 else [], y
 
 
-def scored_tokens(trainer: MixtureTrainer, source: str) -> float:
-    """Mean number of tokens that the E-step scores: ESTEP_TOKENS of a window, all of a completion."""
+def scored_tokens(trainer: MixtureTrainer, scored: int | None) -> float:
+    """Number of tokens that the E-step scores at most, or else the mean number of a completion's."""
     rows = trainer.data.train
-    return ESTEP_TOKENS if source == "text" else statistics.fmean(len(rows[i][1]) for i in range(len(rows)))
+    return scored or statistics.fmean(len(rows[i][1]) for i in range(len(rows)))
 
 
 def sharpen(trainer: MixtureTrainer) -> None:

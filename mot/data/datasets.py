@@ -157,6 +157,10 @@ class Batches(Sampler[list[int]]):
             first = (b * self.world + self.rank) * self.batch_size
             yield self._places(first, first + self.batch_size)
 
+    def rows_of(self, step: int, rows: int) -> list[int]:
+        """The numbers of the `rows` rows of an optimizer step, of all processes, in the order of the data."""
+        return self._places(step * rows, (step + 1) * rows)
+
     def _places(self, first: int, stop: int) -> list[int]:
         batch = []
         while first < stop:

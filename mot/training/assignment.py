@@ -2,6 +2,7 @@
 
     step = Assignment.empty(B, N, M, L)
     winner_C = match(step, scores_BN, router_BN, carries_B, candidates_NL, tokens_NL, tau, g)
+    recall(step, winner_B, recalled_B, tokens_NL, router_mean_N)
     choose_contrast(step, winner_C, carries_B, tokens_NL, g)
     local_rows, gathered_rows = row_offsets(sizes, rank, world)
 
@@ -65,6 +66,13 @@ def match(
     step.q_BLN[carries_B] = torch.cat([first_CN[:, None], later_CLN], 1)
     step.router_mean_N = router_BN[carries_B].softmax(-1).mean(0)
     return winner_C
+
+
+def recall(step: Assignment, winner_B: Tensor, recalled_B: Tensor, tokens_NL: Tensor, router_mean_N: Tensor) -> None:
+    """Give rows the thoughts that they won before (thoughts of one token), which alone are the router's targets."""
+    step.thought_BL[recalled_B] = tokens_NL[winner_B[recalled_B]]
+    step.q_BLN[recalled_B, 0] = F.one_hot(winner_B[recalled_B], len(tokens_NL)).to(step.q_BLN.dtype)
+    step.router_mean_N = router_mean_N
 
 
 def choose_contrast(

@@ -34,9 +34,10 @@ def cost_of_a_row(settings: RunSettings, P: float, T: float, windows: bool) -> f
         3 (P + L + T)  M-step   +   P + N (L + T_scored)  E-step   +   3 (M - 1) (P + L + T)  for a contrasted row
 
     P, T: mean lengths of prompt and continuation; L thought tokens in a thought. `windows`: plain text, of which the
-    E-step scores only the first tokens. The higher cost of attention for late tokens is left out, for all models alike.
+    E-step scores only the first tokens. A key is taken to be as long as its completion.
+    The higher cost of attention for late tokens is left out, for all models alike.
     """
-    scored = min(settings.estep_tokens or T, T) if windows else T
+    scored = min(settings.scored_tokens(windows) or T, T)
     N, L = settings.num_thoughts, settings.thought_length
     if N == 1:
         return 3 * (P + T)
@@ -57,7 +58,7 @@ def activations(
     # For the backward pass a token keeps about 30 values per unit of width in every layer, and three times its logits.
     per_token = 30 * width * layers + 3 * entries
     rows = settings.batch_size * (1 + DIVERSITY_SHARE * (min(DIVERSITY_THOUGHTS, thoughts or 1) - 1))
-    read = settings.thought_length - 1 + min(settings.estep_tokens or settings.seq_length, length)
+    read = settings.thought_length - 1 + min(settings.scored_tokens(windows=True) or settings.seq_length, length)
     estep = settings.batch_size * thoughts * read * 2 * entries * 4  # logits and their softmax
     return rows * length * per_token * (2 if half else 4), estep
 

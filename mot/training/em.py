@@ -41,10 +41,11 @@ from mot.runtime.signals import SignalHandler
 from mot.tasks.verifier import Verify
 from mot.thoughts import diversity, draw_sequences, router_loss, usage_entropy
 from mot.training.arguments import training_arguments
-from mot.training.assignment import Assignment, choose_contrast, match, row_offsets
+from mot.training.assignment import Assignment, choose_contrast, match, recall, row_offsets
 from mot.training.callbacks import FlagIntervals, LogWindow, SealCheckpoint, SpikeGuard, StopOnSignal
 from mot.training.evaluate import evenly, measure, sample
 from mot.training.matching import COUNTS, answer_batch, match_steps
+from mot.training.memory import RememberedWinners
 from mot.training.recipes import recipe_of
 from mot.training.run_log import RunLog
 from mot.training.settings import ANNEAL, DIVERSITY_FROM, DIVERSITY_THOUGHTS, RunSettings
@@ -79,15 +80,17 @@ class MixtureTrainer(Trainer):
         self.run_log, self.facts, self.recipe = log, facts or {}, recipe_of(settings)
         self.thoughts = thought_ids(data.tokenizer, settings.num_thoughts)
         self.pad = data.tokenizer.pad_token_id
-        # A window has no end of its own, so that its first tokens are scored; a row's completion is scored whole.
-        self.scored_tokens = settings.estep_tokens if isinstance(data.train, Windows) else 0
+        self.scored_tokens = settings.scored_tokens(isinstance(data.train, Windows))
         self.mean_scored = min(self.scored_tokens or math.inf, data.train.mean_scored())  # tokens
         self.longest = data.train.longest_continuation() if verify else 0  # tokens
         self.last_evaluation: dict[str, float] = {}
         self.evaluated_at = -1
         self.window = LogWindow(settings.num_thoughts)
         self.guard = SpikeGuard(settings)
+        self.order = Batches(len(data.train), settings.batch_size, settings.seed, 0)
+        self.memory = self._memory()
         self.checkpoint_state = [self.guard]  # objects with save(directory) and load(directory)
+        self.checkpoint_state += [self.memory] if self.memory else []
         self.seal = SealCheckpoint(settings.save_total_limit, self.facts, mirror, self.checkpoint_state)
         self.stop = StopOnSignal(interruption, self.seal)
         super().__init__(
@@ -102,6 +105,13 @@ class MixtureTrainer(Trainer):
         # Our loss is normalised over the whole step already (law 8). Without this the Trainer would divide it again.
         self.loss_is_scaled_for_ga = True
         self.remove_callback(PrinterCallback)
+
+    def _memory(self) -> RememberedWinners | None:
+        """A window has another continuation in every pass, and thought sequences are others in every step."""
+        s, rows = self.settings, len(self.data.train)
+        if s.estep_rows == 1 or not self.thoughts or s.thought_length > 1 or isinstance(self.data.train, Windows):
+            return None
+        return RememberedWinners(rows, s.num_thoughts, s.estep_rows, self.em_steps)
 
     def train(self, resume_from_checkpoint: str | None = None):
         """Train, from a checkpoint's directory if one is given, with the state that the Trainer does not restore."""
@@ -159,8 +169,13 @@ class MixtureTrainer(Trainer):
         local_rows, gathered_rows = row_offsets(sizes, self.args.process_index, world)
         carries_B = torch.rand(B, generator=g) >= s.thought_dropout
         candidates_NL = draw_sequences(N, N, s.thought_length, g)
+        scored_B, rows_B, remembered_B = carries_B, None, torch.full((B,), -1)
+        if self.memory:
+            rows_B = torch.tensor(self.order.rows_of(self.state.global_step, B))
+            remembered_B = self.memory.of(rows_B, self.state.global_step).where(carries_B, -1)
+            scored_B = carries_B & (remembered_B < 0)
 
-        of_R = self.score_rows(batches, carries_B, local_rows, candidates_NL)
+        of_R = self.score_rows(batches, scored_B, local_rows, candidates_NL)
         of_B = torch.empty(B, of_R.shape[1])  # one exchange between the processes
         of_B[gathered_rows] = gather(of_R).cpu()
         scores_BN, router_BN, targets_B = of_B.split([N, N, 1], 1)
@@ -168,7 +183,16 @@ class MixtureTrainer(Trainer):
         step = Assignment.empty(B, N, M, s.thought_length)
         if self.thoughts and carries_B.any():
             tokens_NL, tau = torch.tensor(self.thoughts)[candidates_NL], self.temperature()
-            winner_C = match(step, scores_BN, router_BN, carries_B, candidates_NL, tokens_NL, tau, g)
+            if scored_B.any():
+                winner_C = match(step, scores_BN, router_BN, scored_B, candidates_NL, tokens_NL, tau, g)
+            if self.memory:
+                if scored_B.any():
+                    self.memory.keep(rows_B[scored_B], winner_C)
+                    remembered_B[scored_B] = winner_C
+                if self.memory.scores_all(self.state.global_step):
+                    self.memory.router_mean_N = step.router_mean_N
+                recall(step, remembered_B, carries_B & ~scored_B, tokens_NL, self.memory.router_mean_N)
+                winner_C = remembered_B[carries_B]
             if s.diversity_weight and self.state.global_step >= DIVERSITY_FROM * self.em_steps:
                 choose_contrast(step, winner_C, carries_B, tokens_NL, g)
             self.window.add_usage(torch.bincount(candidates_NL[winner_C, 0], minlength=N).double())

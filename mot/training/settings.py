@@ -12,6 +12,7 @@ DIVERSITY_FROM = ANNEAL  # share of the steps without diversity loss; earlier it
 DIVERSITY_SHARE, DIVERSITY_THOUGHTS = 1 / 16, 4  # share of the rows, and thoughts compared: the winner and three others
 
 OPTIMIZERS = ("adamw", "muon")
+SCORED_OF_TEXT = 32  # tokens: a window has no end of its own, so that its first tokens are scored
 TRACKERS = ("tensorboard", "trackio")
 
 
@@ -34,12 +35,21 @@ class RunSettings(DataSettings):
         low=0,
         high=1,
     )
-    estep_tokens: int = setting(
-        32,
-        "plain text: tokens of a continuation by which the E-step scores a thought; 0: all",
+    estep_tokens: int | None = setting(
+        None,
+        "tokens of a continuation, or of a key, by which the E-step scores a thought; 0: all; default: 32 of plain "
+        "text, all of a row",
         "tokens",
         "thoughts",
         low=0,
+    )
+    estep_rows: float = setting(
+        1.0,
+        "share of the updates, after the first fifth, that score all their rows; in the others a row keeps the thought "
+        "that it won last. For rows that are seen more than once",
+        group="thoughts",
+        above=0,
+        high=1,
     )
     estep_temperature: float = setting(
         6.0,
@@ -138,6 +148,12 @@ class RunSettings(DataSettings):
             raise ValueError(f"{flag}: matches thoughts of one token; leave out --thought_length {self.thought_length}")
         if self.fsdp:
             raise ValueError(f"{flag}: generates texts, which a model sharded by --fsdp cannot; leave out one of them")
+
+    def scored_tokens(self, windows: bool) -> int:
+        """Return the most tokens of a continuation that the E-step scores, 0 for all; `windows`: plain text."""
+        if self.estep_tokens is not None:
+            return self.estep_tokens
+        return SCORED_OF_TEXT if windows else 0
 
     def name(self) -> str:
         """Return the run's name."""

@@ -67,14 +67,16 @@ def test_the_loss_is_the_formula(tmp_path, thoughts, source, loud):
     assert trainer.compute_loss(trainer.model, dict(b)).item() == pytest.approx(expected.item(), abs=1e-5)
 
 
-@pytest.mark.parametrize("source", ["text", "rows"])
+@pytest.mark.parametrize(
+    ("source", "scored"), [("text", ESTEP_TOKENS), ("rows", None), ("rows", ESTEP_TOKENS)], ids=str
+)
 @pytest.mark.parametrize(
     ("thoughts", "step", "tau"),
     [(ONE_TOKEN, 0, 6.0), (ONE_TOKEN, 3, 6 * 0.05**0.5), (ONE_TOKEN, 9, 0.3), (SEQUENCE, 9, 0.3)],
     ids=["one token, step 0", "one token, step 3", "one token, step 9", "sequence, step 9"],
 )
-def test_the_e_step_is_the_formula(tmp_path, thoughts, step, tau, source, drawn):
-    more = {"thought_dropout": 0.3, "dropout": 0.5, "estep_tokens": ESTEP_TOKENS, "diversity_weight": 0.1}
+def test_the_e_step_is_the_formula(tmp_path, thoughts, step, tau, source, scored, drawn):
+    more = {"thought_dropout": 0.3, "dropout": 0.5, "estep_tokens": scored, "diversity_weight": 0.1}
     trainer, (b,) = step_of(tmp_path, batch_size=32, source=source, step=step, **thoughts, **more)
     assert trainer.model.training, "else the E-step need not turn dropout off"
     trainer.model.eval()
@@ -85,12 +87,10 @@ def test_the_e_step_is_the_formula(tmp_path, thoughts, step, tau, source, drawn)
     with torch.no_grad():
         for i in carrying.nonzero()[:, 0].tolist():
             x, _, y = row(b, i)
-            y = (
-                y[:ESTEP_TOKENS] if source == "text" else y
-            )  # a window has no end of its own, a completion is scored whole
+            y = y[:scored]  # without a number, a completion is scored whole
             logp = [trainer.model(torch.tensor([[*x, *k, *y]])).logits[0].log_softmax(-1) for k in compared.tolist()]
             scores.append([sum(p[len(x) + L - 1 + t, y[t]] for t in range(len(y))).item() / len(y) for p in logp])
-    q = responsibilities(torch.tensor(scores), tau / scored_tokens(trainer, source))
+    q = responsibilities(torch.tensor(scores), tau / scored_tokens(trainer, scored))
     first = torch.stack([q[:, sequences[:, 0] == k].sum(1) for k in range(M)], 1)
     assert torch.allclose(b["q"][carrying, 0].float(), first, atol=1e-4)
     winner = (b["thought"][carrying][:, None] == compared).all(-1).int().argmax(1)
