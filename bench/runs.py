@@ -15,6 +15,7 @@ sys.path.insert(0, str(ROOT))  # a bench in a git worktree measures that worktre
 COMMAND = [sys.executable, "-P", "-c"]
 # A constant is read before it is changed: one that has moved is an error, not a run of something else.
 CODE = "import mot.model.adapters, mot.model.build, mot.training.em; {constant}\n{patch}\n"
+CODE += "import sys; sys.path.append({bench!r}); import counting; counting.count_runs(); "
 CODE += "from mot import cli; cli.run(cli.{command})"
 POOL = ThreadPoolExecutor(2)
 
@@ -38,7 +39,7 @@ def _train(directory: Path, flags: list[str], patch: str, command: str) -> Path:
         directory.parent.mkdir(parents=True, exist_ok=True)
         paths = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
         env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": paths}
-        code = CODE.format(constant=patch.partition(" = ")[0], patch=patch, command=command)
+        code = CODE.format(bench=str(ROOT / "bench"), constant=patch.partition(" = ")[0], patch=patch, command=command)
         with printed(directory).open("w") as out:
             subprocess.run([*COMMAND, code, *flags], check=True, env=env, stdout=out)
     return directory
