@@ -3,8 +3,8 @@
     python bench/winning.py --task spellings --seeds 1 2 3 4 5
     python bench/winning.py --task forks --seeds 1 2 3 4 5 --capability avx2
 
-Trains configs/TASK.yaml for every seed and variant (two runs at a time, one thread each) into outputs/bench/winning, and
-a plain model with the same training FLOPs for the rivals (--plain). No run is made twice. `--capability` is
+Trains configs/TASK.yaml for every seed and variant (two runs at a time, one thread each) into outputs/bench/winning,
+and a plain model with the same training FLOPs for the rivals (--plain). No run is made twice. `--capability` is
 ATEN_CPU_CAPABILITY, which makes the processor older. Writes docs/results/winning_TASK[_CAPABILITY].json.
 """
 

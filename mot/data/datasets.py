@@ -13,6 +13,7 @@ mot/thoughts.py.
 
 import hashlib
 import os
+from collections import deque
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -119,6 +120,13 @@ class Rows(Dataset):
         """Mean number of tokens that the E-step scores: of a key, or else of a continuation."""
         return self._totals()[-1].item() / len(self)
 
+    def prompt_numbers(self) -> np.ndarray:
+        """A number for every row [rows], the same for rows that have the same prompt."""
+        seen: dict[bytes, int] = {}
+        first, branch_point = self.bounds[:][: -1 : self.parts].tolist(), self.bounds[:][1 :: self.parts].tolist()
+        prompts = (self.ids[a:b].tobytes() for a, b in zip(first, branch_point, strict=False))
+        return np.array([seen.setdefault(prompt, len(seen)) for prompt in prompts], np.int32)
+
     def longest_continuation(self) -> int:
         """Most tokens of a completion after it is cut."""
         return max(int(np.minimum(part[:, 1], self.length - part[:, 0]).max()) for part in self.lengths())
@@ -138,15 +146,29 @@ class Batches(Sampler[list[int]]):
     next batch_size * world places of it, and process `rank` the rank-th batch_size of those. So a batch may reach into
     the next epoch, and all batches have the same size. Yields batches start .. batches - 1 as lists of row numbers. A
     late `start` costs no time. Memory: 4 bytes per row.
+
+    With `groups`, a number for every row, the rows of one group stay together: no group has rows in two steps of
+    `step_rows` places, but for at most one at the end of an epoch. If every group is a single row, the order is as
+    without groups.
     """
 
     def __init__(
-        self, rows: int, batch_size: int, seed: int, batches: int, start: int = 0, rank: int = 0, world: int = 1
+        self,
+        rows: int,
+        batch_size: int,
+        seed: int,
+        batches: int,
+        start: int = 0,
+        rank: int = 0,
+        world: int = 1,
+        groups: np.ndarray | None = None,
+        step_rows: int = 1,
     ):
         assert 0 < rows < 2**31, rows
         assert 0 <= rank < world, (rank, world)
         self.rows, self.batch_size, self.seed, self.batches = rows, batch_size, seed, batches
         self.start, self.rank, self.world = start, rank, world
+        self.groups, self.step_rows = groups, step_rows
         self.epoch, self.order = -1, None
 
     def __len__(self) -> int:
@@ -169,10 +191,40 @@ class Batches(Sampler[list[int]]):
                 self.epoch, self.order = epoch, None  # free the old permutation before the new one is drawn
                 g = torch.Generator().manual_seed(_order_seed(self.seed, epoch))
                 self.order = torch.randperm(self.rows, generator=g, dtype=torch.int32)
+                if self.groups is not None:
+                    room = self.step_rows - epoch * self.rows % self.step_rows
+                    self.order = torch.tensor(keep_together(self.order.tolist(), self.groups, room, self.step_rows))
             rows = self.order[place : place + stop - first].tolist()
             batch += rows
             first += len(rows)
         return batch
+
+
+def keep_together(order: list[int], groups: np.ndarray, room: int, step_rows: int) -> list[int]:
+    """The rows of `order`, moved so that no group has rows in two steps of `step_rows` places.
+
+    The first step has `room` places. A group that does not fit waits for the next step, and later groups that fit take
+    its place; if none does, the first one that waits is cut.
+    """
+    members: dict[int, list[int]] = {}
+    for row in order:
+        members.setdefault(int(groups[row]), []).append(row)
+    coming, waiting, placed = deque(members.values()), deque(), []
+    while coming or waiting:
+        if not coming:  # nothing fits: the first one that waits fills the step
+            coming.append(waiting[0][:room])
+            waiting[0] = waiting[0][room:]
+        rows = coming.popleft()
+        if len(rows) > room:
+            waiting.append(rows)
+            continue
+        placed += rows
+        room -= len(rows)
+        if room == 0:
+            room = step_rows
+            coming.extendleft(reversed(waiting))
+            waiting.clear()
+    return placed
 
 
 def _order_seed(seed: int, epoch: int) -> int:

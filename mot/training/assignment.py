@@ -12,6 +12,7 @@ that carry a thought (`carries_B`). A candidate is a thought as a row of L digit
 """
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -51,14 +52,17 @@ def match(
     tokens_NL: Tensor,
     tau: float,
     g: torch.Generator,
+    mates: list["Mates"] | None = None,
 ) -> Tensor:
     """Draw a winner for each of the C rows that carry a thought; fill in thoughts, router targets and router mean.
 
-    `scores_BN` in nats per token, `router_BN` logits, `tau` > 0 in nats per token. Returns the winners [C], 0 .. N-1.
+    `scores_BN` in nats per token, `router_BN` logits, `tau` > 0 in nats per token. `mates` are rows that must be won by
+    different thoughts. Returns the winners [C], 0 .. N-1.
     """
     q_CN = responsibilities(scores_BN[carries_B], tau)
     # Drawn from Q, not its argmax: while tau is high, accidents of the first weights do not decide for good.
     winner_C = torch.multinomial(q_CN, 1, generator=g)[:, 0]
+    separate(winner_C, q_CN, mates or [], g)
     step.thought_BL[carries_B] = tokens_NL[winner_C]
     # The router's targets: for the first token all candidates that begin with it, for the others the winner's.
     first_CN = torch.zeros_like(q_CN).index_add(1, candidates_NL[:, 0], q_CN)
@@ -66,6 +70,44 @@ def match(
     step.q_BLN[carries_B] = torch.cat([first_CN[:, None], later_CLN], 1)
     step.router_mean_N = router_BN[carries_B].softmax(-1).mean(0)
     return winner_C
+
+
+class Mates(NamedTuple):
+    """Rows of one prompt, by their places among the C rows, and the thoughts that its other rows have won before."""
+
+    places: list[int]
+    taken: list[int]
+
+
+def mates_of(prompt_B: Tensor, scored_B: Tensor, remembered_B: Tensor) -> list[Mates]:
+    """Find the prompts, numbered in `prompt_B`, of which several rows carry a thought.
+
+    Such a row is scored now, or its winner is remembered (>= 0).
+    """
+    place_B, found = scored_B.cumsum(0) - 1, []
+    carrying_B = scored_B | (remembered_B >= 0)
+    numbers, counts = prompt_B[carrying_B].unique(return_counts=True)
+    for number in numbers[counts > 1]:
+        rows = prompt_B == number
+        taken = remembered_B[rows & ~scored_B & (remembered_B >= 0)].tolist()
+        found.append(Mates(place_B[rows & scored_B].tolist(), taken))
+    return [mates for mates in found if mates.places]
+
+
+def separate(winner_C: Tensor, q_CN: Tensor, mates: list[Mates], g: torch.Generator) -> None:
+    """Draw the winners of rows that share a prompt without replacement, at most N rows for each prompt.
+
+    It is the assignment of the largest total log Q plus Gumbel noise; for one row that is a draw from Q. Source: SSFT
+    (arXiv 2510.05132) assigns the references of a prompt likewise.
+    """
+    from scipy.optimize import linear_sum_assignment
+
+    for places, taken in mates:
+        noise = -torch.empty(len(places), q_CN.shape[1]).exponential_(generator=g).log()
+        noisy = q_CN[places].clamp_min(1e-30).log() + noise
+        noisy[:, taken] = -1e9
+        _, thoughts = linear_sum_assignment(noisy.numpy(), maximize=True)
+        winner_C[places] = torch.tensor(thoughts)
 
 
 def recall(step: Assignment, winner_B: Tensor, recalled_B: Tensor, tokens_NL: Tensor, router_mean_N: Tensor) -> None:

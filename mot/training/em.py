@@ -41,7 +41,7 @@ from mot.runtime.signals import SignalHandler
 from mot.tasks.verifier import Verify
 from mot.thoughts import diversity, draw_sequences, router_loss, usage_entropy
 from mot.training.arguments import training_arguments
-from mot.training.assignment import Assignment, choose_contrast, match, recall, row_offsets
+from mot.training.assignment import Assignment, choose_contrast, match, mates_of, recall, row_offsets
 from mot.training.callbacks import FlagIntervals, LogWindow, SealCheckpoint, SpikeGuard, StopOnSignal
 from mot.training.evaluate import evenly, measure, sample
 from mot.training.matching import COUNTS, answer_batch, match_steps
@@ -87,7 +87,7 @@ class MixtureTrainer(Trainer):
         self.evaluated_at = -1
         self.window = LogWindow(settings.num_thoughts)
         self.guard = SpikeGuard(settings)
-        self.order = Batches(len(data.train), settings.batch_size, settings.seed, 0)
+        self.groups = data.train.prompt_numbers() if settings.group_prompts else None
         self.memory = self._memory()
         self.checkpoint_state = [self.guard]  # objects with save(directory) and load(directory)
         self.checkpoint_state += [self.memory] if self.memory else []
@@ -102,6 +102,7 @@ class MixtureTrainer(Trainer):
             processing_class=data.tokenizer,
             callbacks=[FlagIntervals(), self.guard, self.stop, self.seal, *([log, *log.trackers] if log else [])],
         )
+        self.order = self.data_order(0)
         # Our loss is normalised over the whole step already (law 8). Without this the Trainer would divide it again.
         self.loss_is_scaled_for_ga = True
         self.remove_callback(PrinterCallback)
@@ -126,13 +127,17 @@ class MixtureTrainer(Trainer):
             self.optimizer = self.recipe.optimizer(self.model, self.args.adam_beta2)
         return super().create_optimizer(model)
 
+    def data_order(self, batches: int, start: int = 0, rank: int = 0, world: int = 1) -> Batches:
+        """Return the order in which process `rank` sees the rows."""
+        s, rows = self.settings, len(self.data.train)
+        step_rows = s.batch_size * s.gradient_accumulation_steps * self.args.world_size
+        return Batches(rows, s.batch_size, s.seed, batches, start, rank, world, self.groups, step_rows)
+
     def get_train_dataloader(self) -> DataLoader:
         """Return this process's batches from the step that training resumes from; nothing before it is read."""
         s, world, rank = self.settings, self.args.world_size, self.args.process_index
         each = s.gradient_accumulation_steps
-        order = Batches(
-            len(self.train_dataset), s.batch_size, s.seed, self.steps * each, self.start * each, rank, world
-        )
+        order = self.data_order(self.steps * each, self.start * each, rank, world)
         return DataLoader(
             self.train_dataset,
             batch_sampler=order,
@@ -169,11 +174,17 @@ class MixtureTrainer(Trainer):
         local_rows, gathered_rows = row_offsets(sizes, self.args.process_index, world)
         carries_B = torch.rand(B, generator=g) >= s.thought_dropout
         candidates_NL = draw_sequences(N, N, s.thought_length, g)
-        scored_B, rows_B, remembered_B = carries_B, None, torch.full((B,), -1)
-        if self.memory:
+        scored_B, mates, remembered_B = carries_B, None, torch.full((B,), -1)
+        if self.memory or s.group_prompts:
             rows_B = torch.tensor(self.order.rows_of(self.state.global_step, B))
+        if self.memory:
             remembered_B = self.memory.of(rows_B, self.state.global_step).where(carries_B, -1)
             scored_B = carries_B & (remembered_B < 0)
+        if s.group_prompts:
+            # A step may reach into the next epoch, where the same rows come again.
+            epoch_B = (self.state.global_step * B + torch.arange(B)) // len(self.data.train)
+            prompt_B = torch.from_numpy(self.groups)[rows_B] + epoch_B * len(self.data.train)
+            mates = mates_of(prompt_B, scored_B, remembered_B)
 
         of_R = self.score_rows(batches, scored_B, local_rows, candidates_NL)
         of_B = torch.empty(B, of_R.shape[1])  # one exchange between the processes
@@ -184,7 +195,7 @@ class MixtureTrainer(Trainer):
         if self.thoughts and carries_B.any():
             tokens_NL, tau = torch.tensor(self.thoughts)[candidates_NL], self.temperature()
             if scored_B.any():
-                winner_C = match(step, scores_BN, router_BN, scored_B, candidates_NL, tokens_NL, tau, g)
+                winner_C = match(step, scores_BN, router_BN, scored_B, candidates_NL, tokens_NL, tau, g, mates)
             if self.memory:
                 if scored_B.any():
                     self.memory.keep(rows_B[scored_B], winner_C)

@@ -18,6 +18,7 @@ import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from mot import tasks
@@ -99,6 +100,7 @@ def _train(settings: RunSettings, interruption: SignalHandler, scratch: str) -> 
     data = load_data(settings, task_rows, recipe.tokenizer(), recipe.general_file)
     steps = total_steps(settings, data, world)
     verify = _verifier(settings, data, steps)
+    _check_groups(settings, data, world)
     if settings.dry_run:
         print("\n".join(dry_run(settings, data, steps)))
         return None
@@ -188,6 +190,25 @@ def _verifier(settings: RunSettings, data: Data, steps: int) -> Verify | None:
         texts = [tuple(data.tokenizer.batch_decode(list(row), skip_special_tokens=True)) for row in rows]
         require_some_valid(verify, texts, f"--verifier {settings.verifier}")
     return verify
+
+
+def _check_groups(settings: RunSettings, data: Data, world: int) -> None:
+    """Raise ValueError if --group_prompts cannot give the rows of every prompt to different thoughts in one step."""
+    if not settings.group_prompts:
+        return
+    if isinstance(data.train, Windows):
+        raise ValueError("--group_prompts: plain text has no prompts; give .jsonl rows, or leave it out")
+    numbers = data.train.prompt_numbers()
+    counts = np.bincount(numbers)
+    most, row = int(counts.max()), int((numbers == counts.argmax()).argmax())
+    prompt = data.tokenizer.decode(data.train[row][0], skip_special_tokens=True)
+    step_rows = settings.batch_size * settings.gradient_accumulation_steps * world
+    for limit, name in ((settings.num_thoughts, "--num_thoughts"), (step_rows, "rows of an update: --batch_size")):
+        if most > limit:
+            raise ValueError(
+                f"--group_prompts: the prompt {prompt[:60]!r} has {most} rows, more than {name} {limit}; "
+                "keep fewer of them, or leave --group_prompts out"
+            )
 
 
 def _resumption(settings: RunSettings, output_dir: str, remote: str | None, scratch: str, made_by: dict) -> Resumption:

@@ -51,6 +51,12 @@ class RunSettings(DataSettings):
         above=0,
         high=1,
     )
+    group_prompts: bool = setting(
+        False,
+        "rows of one prompt stay together in an update and are won by different thoughts: for data with several "
+        "answers to a prompt, at most one for each thought",
+        group="thoughts",
+    )
     estep_temperature: float = setting(
         6.0,
         "initial temperature of the responsibilities (1: the exact posterior), annealed to 1/20 of it",
@@ -133,6 +139,10 @@ class RunSettings(DataSettings):
             raise ValueError(f"--verifier {self.verifier}: only --match_steps uses it; give --match_steps, e.g. 500")
         if self.match_steps:
             self._check_matching()
+        if self.group_prompts and self.thought_length > 1:
+            raise ValueError(
+                "--group_prompts: thought sequences are others in every update; leave --thought_length out"
+            )
         if self.fp16 and self.bf16:
             raise ValueError("--fp16 and --bf16: give one of them")
 
