@@ -202,6 +202,53 @@ def test_float_that_is_no_sensible_number_to_think_with(think_refused, name, val
     think_refused(["--model", "nowhere", "--prompt", "a", f"--{name}={value}"], f"--{name}", value)
 
 
+VERIFIER = "def check(prompt, text):\n    return text or None\n"
+
+
+@pytest.mark.parametrize(
+    ("flags", "names"),
+    [
+        ("--match_steps 1", ["--match_steps 1", "needs --verifier", "FILE.py:FUNCTION"]),
+        ("--verifier v.py:check", ["--verifier v.py:check", "give --match_steps"]),
+        ("--match_steps 9 --verifier v.py:check", ["--match_steps 9", "--max_steps 2", "give fewer"]),
+        ("--match_steps 1 --verifier v.py:check --num_thoughts 1", ["--match_steps 1", "--num_thoughts 1"]),
+        ("--match_steps 1 --verifier v.py:check --thought_length 2", ["--match_steps 1", "--thought_length 2"]),
+        ("--match_steps 1 --verifier v.py:check --fsdp", ["--match_steps 1", "--fsdp"]),
+        ("--match_steps 1 --verifier none.py:check", ["--verifier none.py:check", "no such file none.py"]),
+        ("--match_steps 1 --verifier v.py:nothing", ["--verifier v.py:nothing", "has no function nothing"]),
+        ("--match_steps 1 --verifier v.py", ["--verifier v.py", "FILE.py:FUNCTION"]),
+        (
+            "--match_steps 1 --verifier raises.py:check",
+            ["--verifier raises.py:check", "ZeroDivisionError", "prompt 'a"],
+        ),
+        ("--match_steps 1 --verifier never.py:check", ["--verifier never.py:check", "accepts none of the first"]),
+        ("--match_steps 1 --verifier slow.py:check", ["--verifier slow.py:check", "longer than 1 s", "prompt 'a"]),
+        ("--match_steps 1 --verifier number.py:check", ["--verifier number.py:check", "returned 3", "prompt 'a"]),
+        ("--estep_rows 0", ["--estep_rows 0", "> 0"]),
+        ("--estep_rows 2", ["--estep_rows 2", "<= 1"]),
+        ("--estep_tokens -1", ["--estep_tokens -1", ">= 0"]),
+        ("--group_prompts --thought_length 2", ["--group_prompts", "--thought_length"]),
+        ("--optimizer sgd", ["--optimizer sgd", "adamw, muon"]),
+        ("--optimizer muon --fsdp", ["--optimizer muon", "--fsdp"]),
+    ],
+)
+def test_matching_and_its_neighbours(train_refused, flags, names):
+    write("rows.jsonl", "".join(json.dumps({"prompt": f"a{n} ", "completion": f"b{n}"}) + "\n" for n in range(20)))
+    write("v.py", VERIFIER)
+    write("raises.py", "def check(prompt, text):\n    return 1 / 0\n")
+    write("never.py", "def check(prompt, text):\n    return None\n")
+    write("slow.py", "import time\n\n\ndef check(prompt, text):\n    time.sleep(5)\n")
+    write("number.py", "def check(prompt, text):\n    return 3\n")
+    train_refused(["--train_file", "rows.jsonl", *flags.split()], *names)
+
+
+def test_matching_needs_prompts(train_refused, text_file):
+    write("v.py", VERIFIER)
+    flags = ["--train_file", text_file, "--match_steps", 1, "--verifier", "v.py:check"]
+    train_refused(flags, "--match_steps 1", "plain text has no prompts")
+    train_refused(["--train_file", text_file, "--group_prompts"], "--group_prompts", "plain text has no prompts")
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU, so --fp16 is no mistake here")
 def test_fp16_without_a_gpu(train_refused, text_file):
     train_refused(["--train_file", text_file, "--fp16"], "--fp16", "GPU")

@@ -15,7 +15,17 @@ from importlib.resources import files
 
 from mot.model.settings import mlp_width
 from mot.runtime.flags import check_ranges, setting
-from mot.training.settings import DIVERSITY_FROM, DIVERSITY_SHARE, DIVERSITY_THOUGHTS, RunSettings, TrainSettings
+from mot.training.settings import (
+    COLLIDING,
+    COPIES,
+    DIVERSITY_FROM,
+    DIVERSITY_SHARE,
+    DIVERSITY_THOUGHTS,
+    ESTEP_FROM,
+    SLOTS,
+    RunSettings,
+    TrainSettings,
+)
 
 LIBRARIES = 0.5 * 2**30  # bytes, resident once torch and transformers are imported
 STATE = 16  # bytes per trained parameter: fp32 weight, gradient and two moments
@@ -28,10 +38,14 @@ def parameters(settings: TrainSettings, entries: int) -> int:
     return 2 * entries * d + settings.num_layers * layer + d
 
 
-def cost_of_a_row(settings: RunSettings, P: float, T: float, windows: bool) -> float:
+def cost_of_a_row(settings: RunSettings, P: float, T: float, windows: bool, matched: float = 0.0) -> float:
     """Return the training FLOPs of a row, in units of one token's forward pass; a backward pass is two of them.
 
         3 (P + L + T)  M-step   +   P + N (L + T_scored)  E-step   +   3 (M - 1) (P + L + T)  for a contrasted row
+
+    and in the share `matched` of the steps, instead of the E-step, for each of the SLOTS rows of a prompt
+
+        P + N (L + T)  greedy texts   +   2 P + N (L + T) + COPIES T + 2 N (L + T)  if thoughts collide
 
     P, T: mean lengths of prompt and continuation; L thought tokens in a thought. `windows`: plain text, of which the
     E-step scores only the first tokens. A key is taken to be as long as its completion.
@@ -44,7 +58,10 @@ def cost_of_a_row(settings: RunSettings, P: float, T: float, windows: bool) -> f
     carries = 1 - settings.thought_dropout
     contrasted = (1 - DIVERSITY_FROM) * DIVERSITY_SHARE * carries * (settings.diversity_weight > 0)
     others = min(DIVERSITY_THOUGHTS, N) - 1
-    return 3 * (P + carries * L + T) + carries * (P + N * (L + scored)) + 3 * contrasted * others * (P + L + T)
+    scoring = ESTEP_FROM + (1 - ESTEP_FROM) * settings.estep_rows if not windows else 1.0
+    estep = scoring * carries * (P + N * (L + scored)) + 3 * contrasted * others * (P + L + T)
+    texts = P + N * (L + T) + COLLIDING * (2 * P + 3 * N * (L + T) + COPIES * T)
+    return 3 * (P + carries * L + T) + (1 - matched) * estep + matched * texts / SLOTS
 
 
 def activations(

@@ -38,7 +38,8 @@ def dry_run(settings: RunSettings, data: Data, steps: int) -> list[str]:
     if settings.num_thoughts > 1:
         lengths, windows = train_data.mean_lengths(), isinstance(train_data, Windows)
         without = replace(settings, num_thoughts=1)
-        ratio = cost_of_a_row(settings, *lengths, windows) / cost_of_a_row(without, *lengths, windows)
+        matched = settings.matched_steps(steps) / steps
+        ratio = cost_of_a_row(settings, *lengths, windows, matched) / cost_of_a_row(without, *lengths, windows)
         plain = f"; a plain model has the same training FLOPs with --num_thoughts 1 --max_steps {round(steps * ratio)}"
     half = settings.fp16 or settings.bf16
     kept, estep = activations(settings, size.hidden_size, size.layers, len(data.tokenizer), tokens / rows, half)

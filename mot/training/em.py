@@ -44,7 +44,7 @@ from mot.training.arguments import training_arguments
 from mot.training.assignment import Assignment, choose_contrast, match, mates_of, recall, row_offsets
 from mot.training.callbacks import FlagIntervals, LogWindow, SealCheckpoint, SpikeGuard, StopOnSignal
 from mot.training.evaluate import evenly, measure, sample
-from mot.training.matching import COUNTS, answer_batch, match_steps
+from mot.training.matching import COUNTS, answer_batch
 from mot.training.memory import RememberedWinners
 from mot.training.recipes import recipe_of
 from mot.training.run_log import RunLog
@@ -76,7 +76,7 @@ class MixtureTrainer(Trainer):
         verify: Verify | None = None,
     ):
         self.settings, self.data, self.steps, self.start = settings, data, steps, start
-        self.verify, self.em_steps = verify, steps - (match_steps(settings, steps) if verify else 0)
+        self.verify, self.em_steps = verify, steps - (settings.matched_steps(steps) if verify else 0)
         self.run_log, self.facts, self.recipe = log, facts or {}, recipe_of(settings)
         self.thoughts = thought_ids(data.tokenizer, settings.num_thoughts)
         self.pad = data.tokenizer.pad_token_id

@@ -21,17 +21,15 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from mot import tasks
 from mot.data.datasets import collate_rows
 from mot.inference.sampling import generator_of
 from mot.inference.settings import SamplingParams
 from mot.inference.think import MixtureOfThoughts, Thought
 from mot.model.score import thought_logprobs
 from mot.tasks.verifier import Verify
-from mot.training.settings import DIVERSITY_THOUGHTS, RunSettings
+from mot.training.settings import COPIES, DIVERSITY_THOUGHTS, SLOTS, RunSettings
 
-SLOTS = 2  # rows of the M-step for each matched prompt
-COPIES, ROUNDS = 16, 3  # samples without a thought in one round, and most rounds for a prompt whose pool is short
+ROUNDS = 3  # of samples without a thought, for a prompt whose pool stays short
 
 
 @dataclass
@@ -60,14 +58,6 @@ class Matched:
 
 
 COUNTS = ("target_tokens", "carrying", "prompts", "distinct", "pool")  # what `answer_batch` counts, before the router
-
-
-def match_steps(settings: RunSettings, steps: int) -> int:
-    """Updates of a run of `steps` that match: --match_steps, by default a share of the run that its task knows."""
-    if settings.match_steps is not None:
-        return settings.match_steps
-    matches = settings.task and settings.num_thoughts > 1 and settings.thought_length == 1 and not settings.fsdp
-    return round(tasks.TASKS[settings.task].match_share * steps) if matches else 0
 
 
 def answer_batch(

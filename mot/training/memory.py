@@ -15,8 +15,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from mot.training.settings import ESTEP_FROM
+
 FILE = "winners.pt"  # in a checkpoint
-FROM = 1 / 5  # share of the steps in which all rows are scored
 
 
 class RememberedWinners:
@@ -30,7 +31,7 @@ class RememberedWinners:
 
     def scores_all(self, step: int) -> bool:
         """Does this step score all its rows?"""
-        return step < FROM * self.steps or int((step + 1) * self.share) > int(step * self.share)
+        return step < ESTEP_FROM * self.steps or int((step + 1) * self.share) > int(step * self.share)
 
     def of(self, rows_B: Tensor, step: int) -> Tensor:
         """The remembered winners [B] of rows by their numbers, -1 for a row that this step must score."""

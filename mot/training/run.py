@@ -32,7 +32,6 @@ from mot.training import card
 from mot.training.checkpoint import HISTORY, claim, differences, find, require_space
 from mot.training.dry_run import dry_run, out_of_memory
 from mot.training.em import MixtureTrainer
-from mot.training.matching import match_steps
 from mot.training.recipes import Adapting, FromScratch, recipe_of
 from mot.training.run_log import RunLog
 from mot.training.settings import RunSettings
@@ -177,7 +176,7 @@ def _check(settings: RunSettings, recipe: FromScratch | Adapting, world: int) ->
 
 def _verifier(settings: RunSettings, data: Data, steps: int) -> Verify | None:
     """Return what --match_steps asks, None if nothing is matched. Raises ValueError if it cannot teach anything."""
-    matched = match_steps(settings, steps)
+    matched = settings.matched_steps(steps)
     if not matched:
         return None
     if matched > steps:
@@ -288,7 +287,7 @@ def facts(settings: RunSettings, data: Data, steps: int, world: int) -> dict:
         "learning_rate": settings.peak_learning_rate(),
         "seed": settings.seed,
         "steps": steps,
-        "matched steps": match_steps(settings, steps),
+        "matched steps": settings.matched_steps(steps),
         "verifier function": identity(settings.verifier) if settings.verifier else None,
         "world_size": world,
         "tokenizer entries": len(data.tokenizer),

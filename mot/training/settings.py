@@ -13,6 +13,10 @@ DIVERSITY_SHARE, DIVERSITY_THOUGHTS = 1 / 16, 4  # share of the rows, and though
 
 OPTIMIZERS = ("adamw", "muon")
 SCORED_OF_TEXT = 32  # tokens: a window has no end of its own, so that its first tokens are scored
+ESTEP_FROM = 1 / 5  # share of the steps in which --estep_rows scores all rows
+SLOTS, COPIES = 2, 16  # --match_steps: rows that learn for each prompt, and samples without a thought in one round
+COLLIDING = 1 / 8  # share of the prompts on which thoughts collide, for estimates of costs (measured on `spellings`)
+
 TRACKERS = ("tensorboard", "trackio")
 
 
@@ -158,6 +162,13 @@ class RunSettings(DataSettings):
             raise ValueError(f"{flag}: matches thoughts of one token; leave out --thought_length {self.thought_length}")
         if self.fsdp:
             raise ValueError(f"{flag}: generates texts, which a model sharded by --fsdp cannot; leave out one of them")
+
+    def matched_steps(self, steps: int) -> int:
+        """Return how many updates of a run of `steps` match: --match_steps, or the share that the task knows."""
+        if self.match_steps is not None:
+            return self.match_steps
+        can = self.task and self.num_thoughts > 1 and self.thought_length == 1 and not self.fsdp
+        return round(TASKS[self.task].match_share * steps) if can else 0
 
     def scored_tokens(self, windows: bool) -> int:
         """Return the most tokens of a continuation that the E-step scores, 0 for all; `windows`: plain text."""
