@@ -1,4 +1,4 @@
-# make demo   set-up, then train on `forks` and print eight thoughts side by side (five to six minutes on two cores)
+# make demo   set-up, then train on `spellings` and print eight thoughts side by side (about three minutes on two cores)
 # make quick  set-up, then the laws, thoughts, data, samplers and tasks without the slow tests (under a minute on two cores)
 # make test   set-up, then every test
 # make torture  set-up, then every way of losing a run or a request, in full (about half an hour)
@@ -15,7 +15,7 @@ SETUP := .venv/.ready
 .PHONY: demo quick test test-vllm torture bench next check setup
 
 demo: $(SETUP)
-	$(BIN)/python train_mot.py --config configs/forks.yaml --output_dir outputs/demo --overwrite
+	$(BIN)/python train_mot.py --config configs/spellings.yaml --output_dir outputs/demo --overwrite
 
 QUICK := tests/laws tests/test_thoughts.py tests/data tests/inference tests/tasks
 
