@@ -5,10 +5,11 @@ import math
 
 import pytest
 import torch
-from mixtures import DIGITS, N, W, ids_of, tiny, tokens_of
+from mixtures import DIGITS, PROMPTS, N, W, greedy_alone, ids_of, tiny, tokens_of
 from survive import complete, short_run
 from transformers import AutoModelForCausalLM
 
+from mot.inference.settings import SamplingParams
 from mot.inference.think import MixtureOfThoughts
 
 
@@ -23,6 +24,22 @@ def test_drawing_by_gumbel_noise_is_sampling_from_the_softmax():
             if t.index == 0:
                 drawn[t.token_ids[0] if t.token_ids else mixture.tokenizer.eos_token_id] += 1
     assert torch.allclose(drawn / drawn.sum(), (logits / 2).softmax(-1), atol=0.05)
+
+
+def test_samples_without_a_thought_are_the_trunks_own():
+    mixture = tiny(N)
+    greedy = mixture.sample_without_thought(PROMPTS, SamplingParams(1, 12, 0.0))
+    for prompt, (text,) in zip(PROMPTS, greedy, strict=True):
+        assert list(text.token_ids) == greedy_alone(mixture, prompt, [], 12)  # no thought token after the prompt
+        assert (text.index, text.probability) == (-1, 1.0)
+    params = SamplingParams(5, 12, 1.5, seed=3)
+    together = mixture.sample_without_thought(PROMPTS, params)
+    alone = [mixture.sample_without_thought([prompt], params)[0] for prompt in PROMPTS]
+    assert [[t.token_ids for t in texts] for texts in alone] == [[t.token_ids for t in texts] for texts in together]
+    assert len({t.token_ids for texts in together for t in texts}) > 15
+    assert not {i for texts in together for t in texts for i in t.token_ids} & set(mixture.thoughts)
+    with pytest.raises(ValueError, match="greedy repeats are copies"):
+        mixture.sample_without_thought(PROMPTS, SamplingParams(2, 12, 0.0))
 
 
 def test_without_a_number_there_are_as_many_texts_as_thought_tokens():
