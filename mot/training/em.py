@@ -32,12 +32,13 @@ from mot.data.datasets import Batches, Windows, branch, by_length
 from mot.data.load import Data
 from mot.model.score import evaluating, lay_out, thought_logprobs
 from mot.model.tokenizer import thought_ids
-from mot.runtime.remote import Mirror
+from mot.runtime.remote import Mirror, is_remote
 from mot.runtime.signals import SignalHandler
 from mot.thoughts import diversity, draw_sequences, router_loss, usage_entropy
 from mot.training.arguments import training_arguments
 from mot.training.assignment import Assignment, choose_contrast, match, row_offsets
-from mot.training.callbacks import FlagIntervals, LogWindow, SealCheckpoint, SpikeGuard, StopOnSignal
+from mot.training.best import KeepBest
+from mot.training.callbacks import FlagsGovern, LogWindow, SealCheckpoint, SpikeGuard, StopOnSignal
 from mot.training.evaluate import evenly, measure, sample
 from mot.training.recipes import recipe_of
 from mot.training.run_log import RunLog
@@ -79,7 +80,10 @@ class MixtureTrainer(Trainer):
         self.window = LogWindow(settings.num_thoughts)
         self.guard = SpikeGuard(settings)
         self.checkpoint_state = [self.guard]  # objects with save(directory) and load(directory)
-        self.seal = SealCheckpoint(settings.save_total_limit, self.facts, mirror, self.checkpoint_state)
+        self.best = KeepBest(settings.early_stopping, is_remote(settings.output()))
+        self.seal = SealCheckpoint(
+            settings.save_total_limit, self.facts, mirror, self.checkpoint_state, self.guard, self.best
+        )
         self.stop = StopOnSignal(interruption, self.seal)
         super().__init__(
             model=model,
@@ -88,7 +92,14 @@ class MixtureTrainer(Trainer):
             train_dataset=data.train,
             eval_dataset=evenly(data.eval, settings.eval_rows),
             processing_class=data.tokenizer,
-            callbacks=[FlagIntervals(), self.guard, self.stop, self.seal, *([log, *log.trackers] if log else [])],
+            callbacks=[
+                FlagsGovern(),
+                self.guard,
+                self.stop,
+                self.best,
+                self.seal,
+                *([log, *log.trackers] if log else []),
+            ],
         )
         # Our loss is normalised over the whole step already (law 8). Without this the Trainer would divide it again.
         self.loss_is_scaled_for_ga = True
