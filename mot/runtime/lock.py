@@ -72,7 +72,7 @@ def exclusive(directory: Path, where: str) -> Iterator[Lock]:
 
     Raises ValueError beginning with `where` if another process holds it, or if the directory cannot be written.
     """
-    made = [path for path in (directory, *directory.parents) if not path.exists()]
+    made = [path for path in (directory, *directory.parents) if not os.path.exists(path)]
     try:
         directory.mkdir(parents=True, exist_ok=True)
         lock = _acquire(directory / NAME, where)

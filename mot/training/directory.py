@@ -42,7 +42,7 @@ INPUTS = ("train_file", "eval_file", "general_file", "tokenizer", "base_model", 
 def require_ours(output_dir: str) -> None:
     """Raise ValueError if `output_dir` cannot become a run's directory, or holds files that belong to no run."""
     directory = Path(output_dir)
-    if directory.is_symlink() and not directory.exists():
+    if os.path.islink(directory) and not os.path.exists(directory):
         raise ValueError(
             f"--output_dir {output_dir}: is a link to {os.readlink(directory)}, which is not there; "
             "make that directory, or give another"
