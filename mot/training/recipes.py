@@ -102,7 +102,7 @@ class Adapting:
         """Raise ValueError if a package, a GPU or the base is missing."""
         from mot.model import adapters
 
-        adapters.require(self.settings)
+        adapters.require(self.settings, machine=not self.settings.dry_run)
 
     def tokenizer(self):
         """Return the base's tokenizer with the thought tokens."""

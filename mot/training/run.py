@@ -170,14 +170,19 @@ def _optimise(trainer: MixtureTrainer, resumption: Resumption, log: RunLog | Non
 
 
 def _check(settings: RunSettings, recipe: FromScratch | Adapting, world: int) -> None:
-    """Raise ValueError for settings that contradict each other, the machine, or the installed packages."""
+    """Raise ValueError for settings that contradict each other, the machine, or the installed packages.
+
+    A dry run needs neither the machine nor a tracker's login.
+    """
     settings.validate()
+    recipe.require()
+    if settings.dry_run:
+        return
     if settings.fp16 and not torch.cuda.is_available():
         raise ValueError("--fp16: needs a GPU and there is none; leave it out, or give --bf16")
     if settings.fsdp and world == 1:
         raise ValueError("--fsdp: shards over several processes and there is one; start with torchrun, or leave it out")
     require(settings)
-    recipe.require()
 
 
 def _resumption(settings: RunSettings, output_dir: str, remote: str | None, scratch: str) -> Resumption:

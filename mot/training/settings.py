@@ -112,6 +112,12 @@ class RunSettings(DataSettings):
             raise ValueError(f"--eval_file {self.eval_file}: a task brings its own held-out prompts; leave it out")
         if self.track and self.track not in TRACKERS:
             raise ValueError(f"--track {self.track}: unknown; there is {', '.join(TRACKERS)}, and --use_wandb")
+        if self.run_name is not None and (self.run_name in ("", ".", "..") or set("/\\\0") & set(self.run_name)):
+            raise ValueError(
+                f"--run_name {self.run_name}: is a name and no path; --output_dir says where a run is written"
+            )
+        if self.allow_changed and not self.resume_from:
+            raise ValueError("--allow_changed: changes nothing in a new run; give --resume_from, or leave it out")
         if self.publish not in (None, "best", "last"):
             raise ValueError(f"--publish {self.publish}: unknown; there is best, last")
         if self.fp16 and self.bf16:

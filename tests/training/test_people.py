@@ -110,7 +110,7 @@ def test_overwrite_spares_directories_that_only_begin_like_a_checkpoint(text_fil
 @pytest.mark.parametrize("target", ["nowhere", "link"])
 def test_a_dead_link_as_output_is_one_line(target, text_file, tmp_path):
     (tmp_path / "link").symlink_to(tmp_path / target)
-    with pytest.raises(ValueError, match="is a link to .*, which is not there"):
+    with pytest.raises(ValueError, match=r"is a link to .*, which is not there"):
         train(settings(text_file, tmp_path / "link"))
 
 
@@ -216,7 +216,9 @@ def test_what_is_left_is_said(text_file, run, capsys):
 
 def test_a_run_whose_updates_were_all_skipped_publishes_nothing(text_file, tmp_path):
     with pytest.raises(ValueError, match="nothing was learnt and no model is written"):
-        train(settings(text_file, tmp_path / "run", max_steps=3, learning_rate=1e38, warmup_ratio=0, router_weight=1e38))
+        train(
+            settings(text_file, tmp_path / "run", max_steps=3, learning_rate=1e38, warmup_ratio=0, router_weight=1e38)
+        )
     assert not (tmp_path / "run" / "model.safetensors").exists()
 
 
@@ -249,8 +251,8 @@ def test_another_vocabulary_size_is_never_allowed(text_file, run):
 
 
 def test_another_tokenizer_is_never_allowed(text_file, run, made):
-    with pytest.raises(ValueError, match="--tokenizer .*: is not the tokenizer of .*checkpoint-4"):
-        asked = settings(text_file, run, resume_from="auto", allow_changed=True, max_steps=6)
+    asked = settings(text_file, run, resume_from="auto", allow_changed=True, max_steps=6)
+    with pytest.raises(ValueError, match=r"--tokenizer .*: is not the tokenizer of .*checkpoint-4"):
         train(replace(asked, tokenizer=str(made("llama")[0])))
 
 
