@@ -1,4 +1,4 @@
-"""What people type: other trainers' names, values for switches, ~, paths as names. The fixture `refused`: conftest.py."""
+"""What people type: other trainers' names, values for switches, ~ in YAML, paths as names of runs."""
 
 from pathlib import Path
 
