@@ -50,7 +50,7 @@ def _run(settings: RunSettings) -> "Result | None":
     console = Console(highlight=False)
     for note in result.notes:
         console.print(note, soft_wrap=True)
-    console.print(report.summary(result.steps, result.seconds, result.metrics))
+    console.print(report.summary(result.steps, result.seconds, result.metrics, result.start))
     print(report.where_to(result.output_dir, page))
     if settings.task:
         from mot import tasks

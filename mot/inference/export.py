@@ -5,11 +5,15 @@ gguf_command("outputs/merged", "f16")         # python convert_hf_to_gguf.py ...
 """
 
 import json
+import os
 import shlex
+import shutil
 from pathlib import Path
 
 from mot.model.adapters import ADAPTER, open_adapter
 from mot.runtime.files import publish
+from mot.runtime.lock import NAME as LOCK
+from mot.runtime.lock import exclusive
 
 
 def merge(adapter: str, output_dir: str) -> None:
@@ -23,20 +27,24 @@ def merge(adapter: str, output_dir: str) -> None:
         whole = Path(adapter, "config.json").is_file()
         found = "is a whole model already" if whole else f"holds no adapter (no {ADAPTER})"
         raise ValueError(f"{where}: {found}; --merge is for what train_lora_mot.py wrote")
-    if target.exists() and not (target.is_dir() and not any(target.iterdir())):
-        raise ValueError(f"--output_dir {output_dir}: is there already; give a new directory")
-    model, tokenizer = open_adapter(adapter, quantised=False)
-    merged = model.merge_and_unload()
     partial = target / ".partial"
-    try:
-        partial.mkdir(parents=True)
-        merged.save_pretrained(partial)
-        tokenizer.save_pretrained(partial)
-        publish(partial, target)
-    except OSError as e:
-        raise ValueError(
-            f"--output_dir {output_dir}: cannot be written ({e.strerror}); give another directory"
-        ) from None
+    if os.path.islink(target) and not os.path.exists(target):
+        raise ValueError(f"--output_dir {output_dir}: is a link to what is not there; give a new directory")
+    if os.path.exists(target) and not (target.is_dir() and {*target.iterdir()} <= {partial, target / LOCK}):
+        raise ValueError(f"--output_dir {output_dir}: is there already; give a new directory")
+    with exclusive(target, f"--output_dir {output_dir}"):
+        shutil.rmtree(partial, ignore_errors=True)  # left by an export that was killed
+        model, tokenizer = open_adapter(adapter, quantised=False)
+        merged = model.merge_and_unload()
+        try:
+            partial.mkdir(parents=True)
+            merged.save_pretrained(partial)
+            tokenizer.save_pretrained(partial)
+            publish(partial, target)
+        except OSError as e:
+            raise ValueError(
+                f"--output_dir {output_dir}: cannot be written ({e.strerror}); give another directory"
+            ) from None
 
 
 def gguf_command(model: str, outtype: str, output_dir: str | None = None) -> str:

@@ -11,6 +11,7 @@ generator, so its text does not depend on what else runs beside it. The decoding
 configuring `generate`, and saves 0.3 ms per token.
 """
 
+import sys
 from dataclasses import dataclass
 
 import torch
@@ -116,6 +117,22 @@ class MixtureOfThoughts:
         """The index of a thought by its digits [L], each 0 .. N - 1."""
         return sequence_index(sequence, self.num_thoughts)
 
+    def room(self, prompt_tokens: int) -> int:
+        """How many tokens a text behind a prompt of this length may have: the model reads no position it has not.
+
+        Raises ValueError if there is no room for one.
+        """
+        positions = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+        if positions is None:
+            return sys.maxsize
+        read = prompt_tokens + (self.thought_length if self.thoughts else 0)
+        if read > positions:
+            raise ValueError(
+                f"prompt: has {prompt_tokens:,} tokens, with its thought {read:,}, and the model reads {positions:,}; "
+                "shorten it"
+            )
+        return positions - read + 1  # the last token is written and not read
+
     def think(
         self,
         prompt: Prompt,
@@ -138,7 +155,8 @@ class MixtureOfThoughts:
         sequences, creativity 0 is a beam search of width K, which may miss some of the most probable.
         K > W: every thought ceil(K/W) or floor(K/W) times, which needs temperature > 0.
         `temperature` >= 0 (0 is greedy), `top_p`, `top_k` and `min_p` act inside each thought, as in transformers. 0
-        turns top_k and min_p off. Raises ValueError for numbers outside these ranges.
+        turns top_k and min_p off. A text ends where the model's context ends. Raises ValueError for numbers outside
+        these ranges, and for a prompt that leaves no room for a token.
         """
         params = SamplingParams(num_thoughts, max_new_tokens, temperature, top_p, top_k, min_p, creativity, seed)
         return self.think_batch([prompt], params)[0]
@@ -149,6 +167,9 @@ class MixtureOfThoughts:
         params.check(self.different_thoughts)
         K = params.num_thoughts or self.num_thoughts
         batch, logits_BV, cache = self._prefill(prompts)
+        room = self.room(int(batch["prompt_mask"].sum(1).max()))
+        if room < params.max_new_tokens and len(prompts) > 1:  # the longest prompt must not shorten the others' texts
+            return [self.think_batch([prompt], params)[0] for prompt in prompts]
         if K > 1:
             share_prompt(cache)
         router_BN = logits_BV[:, self.thoughts] if self.thoughts else torch.zeros(len(prompts), 1)
@@ -168,7 +189,7 @@ class MixtureOfThoughts:
             mask, next_R1 = torch.cat([mask, torch.ones_like(tokens_RL)], 1), tokens_RL[:, -1:]
         else:  # no token is left to read: the prompt's own logits give the first token
             logits_RV = logits_BV.repeat_interleave(K, 0)
-        new, logp = self._decode(cache, mask, next_R1, logits_RV, drawing, params.max_new_tokens)
+        new, logp = self._decode(cache, mask, next_R1, logits_RV, drawing, min(room, params.max_new_tokens))
         rows = [
             self._thought(chosen_BK[i // K][i % K], probability, new[i], logp[i])
             for i, probability in enumerate(probability_BK.flatten().tolist())
@@ -311,6 +332,7 @@ class MixtureOfThoughts:
         """(batch, logits [B, V] at the last prompt position, cache). One forward over the prompts, whatever K."""
         batch = collate_rows([(ids, []) for ids in encode_prompts(self.tokenizer, prompts)], pad=self.pad)
         batch = {name: t.to(self.model.device) for name, t in batch.items()}
+        self.room(batch["prompt"].shape[1])
         cache, logits_BV = prefill(self.model, batch["prompt"], batch["prompt_mask"], prompt_cache(self.model))
         return batch, logits_BV, cache
 

@@ -46,10 +46,13 @@ LOADING = (OSError, ValueError, KeyError, ImportError, SafetensorError)
 # The base -----------------------------------------------------------------------------------------------------------
 
 
-def require(settings: AdapterSettings) -> None:
-    """Raise ValueError with a remedy if a requirement is missing: a package, a GPU, a causal language model."""
+def require(settings: AdapterSettings, machine: bool = True) -> None:
+    """Raise ValueError with a remedy if a requirement is missing: a package, a GPU, a causal language model.
+
+    `machine` False: a GPU and its packages are not needed, because nothing will be computed.
+    """
     _require_peft()
-    if settings.load_in != "none":
+    if settings.load_in != "none" and machine:
         flag = f"--load_in {settings.load_in}"
         if not torch.cuda.is_available():
             raise ValueError(f"{flag}: needs a GPU and there is none; leave it out")

@@ -4,6 +4,7 @@ model, tokenizer, thoughts = load_model("outputs/run")
 model, tokenizer, thoughts = describe_model("outputs/run")    # without weights, for an engine that has its own
 """
 
+import os
 from pathlib import Path
 
 import torch
@@ -35,6 +36,7 @@ def load_model(path: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, lis
             f"--model {path}: no such directory; give the --output_dir of a finished training run, "
             "or fetch a model with `hf download`"
         )
+    _require_readable(path)
     is_adapter = (Path(path) / ADAPTER).is_file()
     if is_adapter:
         adapted, tokenizer = open_adapter(path)
@@ -71,10 +73,18 @@ def describe_model(path: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase,
 
 
 def _require_config(path: str) -> None:
+    _require_readable(path)
     if not (Path(path) / "config.json").is_file():
         raise ValueError(
             f"--model {path}: holds no model (no config.json); give the --output_dir of a finished training run"
         )
+
+
+def _require_readable(path: str) -> None:
+    """transformers says "no such file" of a file that it may not read."""
+    closed = [p for p in [Path(path), *Path(path).glob("*")] if not os.access(p, os.R_OK)]
+    if closed and closed[0].exists():
+        raise ValueError(f"--model {path}: {closed[0].name} may not be read by this user; chmod -R a+rX {path}")
 
 
 def _load_whole(path: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:

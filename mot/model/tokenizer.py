@@ -82,7 +82,7 @@ def complete(engine: Tokenizer, num_thoughts: int) -> PreTrainedTokenizerFast:
 def load_tokenizer(name: str, num_thoughts: int) -> PreTrainedTokenizerBase:
     """A tokenizer by path or hub id, with padding and thought tokens. Raises ValueError if it cannot be loaded."""
     try:
-        tokenizer = AutoTokenizer.from_pretrained(name)
+        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
     except (OSError, ValueError) as e:
         raise ValueError(
             f"--tokenizer {name}: cannot be loaded ({one_line(e, 120)}); give a directory or a hub id"

@@ -2,12 +2,13 @@
 
 with atomic_write(path) as part: part.write_bytes(...)     path has the old content or the new one, never a part
 publish(partial, directory)                                a model's files, its configuration last
+by_umask(directory)                                        files that everybody may read whom the umask lets
 """
 
 import os
 import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from safetensors import SafetensorError
@@ -57,12 +58,25 @@ def sync(path: Path) -> None:
 
 def publish(partial: Path, directory: Path) -> None:
     """Move a finished model's files from `partial` to `directory`, configuration last: no model opens without it."""
+    by_umask(partial)
     files = sorted(partial.iterdir(), key=lambda p: p.name in CONFIGURATIONS)
     for path in files:
         sync(path)
         os.replace(path, directory / path.name)
     partial.rmdir()
     sync(directory)
+
+
+def by_umask(directory: Path) -> None:
+    """Give every file below `directory` the mode of a new file there. safetensors makes its files 0600."""
+    probe = temp_sibling(directory / "mode")
+    probe.touch()
+    mode = probe.stat().st_mode
+    probe.unlink()
+    for path in directory.rglob("*"):
+        if path.is_file() and path.stat().st_mode != mode:
+            with suppress(OSError):  # a file system without modes, or a file of another user
+                path.chmod(mode)
 
 
 def disk_is_full(e: Exception) -> bool:

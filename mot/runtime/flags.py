@@ -16,6 +16,7 @@ import contextlib
 import dataclasses
 import difflib
 import math
+import os
 import sys
 from collections.abc import Mapping
 from typing import NoReturn, TypeVar
@@ -68,13 +69,69 @@ class _Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         flags = [flag for action in self._actions for flag in action.option_strings]
-        for word in message.removeprefix("unrecognized arguments: ").split():
-            name = word.split("=")[0]
-            close = [f for f in flags if f.startswith(name)] or difflib.get_close_matches(name, flags, n=1)
-            if message.startswith("unrecognized") and word.startswith("-"):
-                message = f"unknown flag {word}" + (f"; did you mean {close[0]}?" if close else "")
-                break
+        if message.startswith("unrecognized"):
+            words = message.removeprefix("unrecognized arguments: ").split()
+            unknown = next((word for word in words if word.startswith("-")), None)
+            switch = next((flag for flag in flags if f"--no-{flag[2:]}" in flags and self._gives(flag, words[0])), None)
+            if unknown:
+                close = _closest(unknown.split("=")[0].lstrip("-"), [flag.lstrip("-") for flag in flags])
+                message = f"unknown flag {unknown}" + (f"; did you mean --{close}?" if close else "")
+            elif switch:
+                message = f"{switch} {words[0]}: takes no value; give {switch} or --no-{switch[2:]}"
         fail(f"{message}; {self.prog} --help lists every flag")
+
+    def parse_args(self, args=None, namespace=None):
+        self._words = list(sys.argv[1:] if args is None else args)
+        return super().parse_args(args, namespace)
+
+    def _gives(self, flag: str, word: str) -> bool:
+        """Does `word` follow `flag` on the command line?"""
+        return (flag, word) in zip(self._words, self._words[1:], strict=False)
+
+
+# Settings that may name a local file or directory. Not `prompt`: a text may begin with ~.
+PATHS = {"train_file", "eval_file", "general_file", "tokenizer", "base_model", "output_dir", "resume_from", "model"}
+PATHS |= {"output", "prompts", "text", "tune_prompts", "plain", "judge", "api_key_file", "run"}
+# What other trainers call a setting of ours, where spelling alone would not lead to it.
+FOREIGN = {
+    "learning_rate": "lr",
+    "num_epochs": "epochs num_train_epochs",
+    "max_steps": "steps iters max_iters",
+    "base_model": "model model_name_or_path",
+    "train_file": "data dataset dataset_name train_data input",
+    "eval_file": "validation_file valid_file test_file",
+    "batch_size": "per_device_train_batch_size micro_batch_size bs",
+    "save_memory": "gradient_checkpointing activation_checkpointing",
+    "seq_length": "block_size max_length max_seq_length context_length cutoff_len",
+    "warmup_ratio": "warmup warmup_steps",
+    "save_every": "save_steps",
+    "eval_every": "eval_steps logging_steps",
+    "resume_from": "resume resume_from_checkpoint",
+    "output_dir": "out_dir out output save_dir",
+    "early_stopping": "patience early_stopping_patience",
+    "publish": "load_best_model_at_end",
+    "track": "report_to logger",
+    "hidden_size": "n_embd d_model dim",
+    "num_layers": "n_layer depth",
+    "num_heads": "n_head",
+    "lora_rank": "r lora_r rank",
+    "load_in": "load_in_4bit load_in_8bit",
+    "max_new_tokens": "max_tokens",
+}
+
+
+def _closest(name: str, known: list[str]) -> str | None:
+    """The known name that a wrong one most likely means: another trainer's name, a beginning, or a near spelling."""
+    name = name.replace("-", "_").lower()
+    known = [k for k in known if k not in ("help", "h")]
+    for ours in known:
+        if name in FOREIGN.get(ours, "").split():
+            return ours
+    if name in known:
+        return name
+    begins = [k for k in known if name and k.startswith(name)]
+    near = begins or difflib.get_close_matches(name, known, n=1)
+    return near[0] if near else None
 
 
 def one_line(error: BaseException | str, longest: int = 160) -> str:
@@ -111,7 +168,11 @@ def parse(cls: type[Settings], argv: list[str] | None, prog: str, description: s
     )
     flags = vars(parser.parse_args(argv))
     path = flags.pop("config", None)
-    settings = cls(**(_read_yaml(path, fields) if path else {}) | flags)
+    values = (_read_yaml(os.path.expanduser(path), fields) if path else {}) | flags
+    for name, value in values.items():  # a shell leaves the ~ of --flag=~/x alone, and YAML every ~
+        if name in PATHS and isinstance(value, str):
+            values[name] = os.path.expanduser(value)
+    settings = cls(**values)
     settings.validate()
     return settings
 
@@ -136,10 +197,8 @@ def _read_yaml(path: str, fields: dict) -> dict:
         raise ValueError(f"--config {path}: must be lines of `name: value`")
     for name, value in values.items():
         if name not in fields:
-            close = difflib.get_close_matches(str(name), fields, n=1)
-            raise ValueError(
-                f"--config {path}: unknown name {name!r}" + (f"; did you mean {close[0]}?" if close else "")
-            )
+            close = _closest(str(name), list(fields))
+            raise ValueError(f"--config {path}: unknown name {name!r}" + (f"; did you mean {close}?" if close else ""))
         kind = _type(fields[name])
         if kind is float and isinstance(value, str | int) and not isinstance(value, bool):
             with contextlib.suppress(ValueError):

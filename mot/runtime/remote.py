@@ -166,19 +166,31 @@ class Mirror:
         """`checkpoints` of this directory."""
         return checkpoints(self.url, self.flag)
 
-    def prune(self, keep: int) -> list[str]:
-        """Delete all but the newest `keep` (>= 1) complete checkpoints, and older incomplete ones. Returns names."""
+    def prune(self, keep: int, spared: str = "") -> list[str]:
+        """Delete all but the newest `keep` (>= 1) complete checkpoints, and older incomplete ones. Returns names.
+
+        The checkpoint named `spared` stays and is not counted.
+        """
         assert keep >= 1
         with as_user_error(self.flag, self.url):
             found = _find(self._fs, self._root)
-            kept = [name for name, files in found.items() if MANIFEST in files][-keep:]
+            kept = [name for name, files in found.items() if MANIFEST in files and name != spared][-keep:]
             # An incomplete checkpoint newer than every complete one may be uploading.
             last = list(found).index(kept[-1]) if kept else 0
-            doomed = [name for name in list(found)[:last] if name not in kept]
-            for name in doomed:
-                for file in sorted(found[name], key=lambda file: file != MANIFEST):
-                    self._fs.rm_file(f"{self._root}/{name}/{file}")
+            doomed = [name for name in list(found)[:last] if name not in (*kept, spared)]
+            self._discard({name: found[name] for name in doomed})
         return doomed
+
+    def discard_later(self, name: str) -> None:
+        """Delete the checkpoints after the one named `name`: a resumed run has left their course."""
+        with as_user_error(self.flag, self.url):
+            found = _find(self._fs, self._root)
+            self._discard({other: files for other, files in found.items() if step_of(other) > step_of(name)})
+
+    def _discard(self, doomed: dict[str, list[str]]) -> None:
+        for name, files in doomed.items():
+            for file in sorted(files, key=lambda file: file != MANIFEST):
+                self._fs.rm_file(f"{self._root}/{name}/{file}")
 
 
 def filesystem(url: str, flag: str):

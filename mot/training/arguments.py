@@ -28,7 +28,7 @@ def training_arguments(settings: RunSettings, steps: int, output_dir: str, eval_
         learning_rate=settings.peak_learning_rate(),
         lr_scheduler_type="cosine_with_min_lr",
         lr_scheduler_kwargs={"min_lr_rate": 0.05},
-        warmup_steps=round(settings.warmup_ratio * steps),
+        warmup_steps=min(round(settings.warmup_ratio * steps), steps - 1),  # the first step of a warm-up has rate 0
         weight_decay=settings.weight_decay,
         adam_beta2=0.98,
         max_grad_norm=0.0,  # mot.training.callbacks.SpikeGuard clips, because it needs the norm

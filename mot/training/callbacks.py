@@ -3,7 +3,7 @@
     SpikeGuard      on_pre_optimizer_step   clip the gradients; skip an update from NaN, infinity or a spike
     StopOnSignal    on_step_end             a signal becomes a checkpoint of this step and the end of training
     SealCheckpoint  on_save                 what the Trainer does not write, the manifest, pruning, upload
-    FlagIntervals   on_train_begin          --save_every and --eval_every win over the checkpoint's
+    FlagsGovern     on_train_begin          intervals, learning rate and weight decay win over the checkpoint's
     LogWindow       (no callback)           sums between two log lines
 
 State of a run that the Trainer does not keep has `save(directory)` and `load(directory)`, as SpikeGuard has:
@@ -28,10 +28,13 @@ from torch import Tensor
 from transformers import TrainerCallback
 
 from mot.runtime.files import WRITE_ERRORS, atomic_write_text, disk_is_full
-from mot.runtime.remote import Mirror
+from mot.runtime.lock import Lock
+from mot.runtime.remote import MANIFEST, Mirror, step_of
 from mot.runtime.signals import SignalHandler
 from mot.thoughts import effective_thoughts
-from mot.training.checkpoint import HISTORY, bytes_on_disk, discard, free_bytes, prune, seal
+from mot.training.best import KeepBest
+from mot.training.checkpoint import bytes_on_disk, checkpoints, discard, discard_later, prune, seal
+from mot.training.directory import HISTORY, free_bytes
 from mot.training.settings import RunSettings
 
 MAX_NORM = 1.0  # gradients are clipped to this
@@ -51,7 +54,8 @@ class SpikeGuard(TrainerCallback):
     def __init__(self, settings: RunSettings):
         self.settings, self.step_loss = settings, 0.0
         self.loss_window: deque[float] = deque(maxlen=WINDOW)
-        self.skipped = 0
+        self.skipped = 0  # updates in a row
+        self.applied = 0  # updates of this process's life
 
     def on_pre_optimizer_step(self, args, state, control, model=None, **_):
         """The last moment before the update. The Trainer itself does not clip (max_grad_norm is 0)."""
@@ -63,6 +67,7 @@ class SpikeGuard(TrainerCallback):
         if anomaly is None:
             self.loss_window.append(loss)
             self.skipped = 0
+            self.applied += 1
             return
         self.skipped += 1
         for parameter in model.parameters():
@@ -72,10 +77,11 @@ class SpikeGuard(TrainerCallback):
             print(f"step {step}: {anomaly}; update skipped", file=sys.stderr)
         if self.skipped == PATIENCE:
             rate, warmup = self.settings.peak_learning_rate(), self.settings.warmup_ratio
+            good = last_good(args.output_dir, step - PATIENCE)
+            way_out = f"--resume_from {good} --allow_changed" if good else "start again, no checkpoint is older"
             raise ValueError(
                 f"step {step}: {anomaly}, {PATIENCE} updates in a row; lower --learning_rate {rate:g} "
-                f"(try {rate / 4:.2g}) or raise --warmup_ratio {warmup:g} (try {max(0.2, 2 * warmup):g}), "
-                "then start again or --resume_from auto --allow_changed"
+                f"(try {rate / 4:.2g}) or raise --warmup_ratio {warmup:g} (try {max(0.2, 2 * warmup):g}), and {way_out}"
             )
 
     def anomaly(self, loss: float, norm: float) -> str | None:
@@ -95,18 +101,28 @@ class SpikeGuard(TrainerCallback):
 
     def load(self, directory: Path) -> None:
         state = json.loads((directory / SPIKE_STATE).read_text())
-        self.loss_window, self.skipped = deque(state["recent"], WINDOW), state["skipped"]
+        self.loss_window = deque(state["recent"], WINDOW)  # a resumed run has all its PATIENCE again
+
+
+def last_good(output_dir: str, step: int) -> Path | None:
+    """Return the newest complete checkpoint up to `step` that was not written between skipped updates, or None."""
+    found = [p for p in checkpoints(output_dir) if step_of(p.name) <= step and (p / MANIFEST).is_file()]
+    good = [p for p in found if not json.loads((p / SPIKE_STATE).read_text())["skipped"]]
+    return good[-1] if good else None
 
 
 class SealCheckpoint(TrainerCallback):
-    """Complete each checkpoint that the Trainer wrote; the `keep` newest stay, and each is uploaded to `mirror`.
+    """Complete each checkpoint that the Trainer wrote, and upload it to `mirror`.
 
-    `facts` go into the manifest, `parts` are saved with the checkpoint. `saved_at` is the step of the last complete
-    one, -1 if there is none. A full disk costs a checkpoint, not the run: without room, no checkpoint is begun.
+    The `keep` newest stay, and `best`. While `guard` skips updates none is removed: all newer ones may lie inside the
+    failure. `facts` go into the manifest, `parts` are saved with the checkpoint. `saved_at` is the step of the last
+    complete one, -1 if there is none. A full disk costs a checkpoint, not the run: without room, no checkpoint is
+    begun. `lock`, if there is one, must still be held before anything is written.
     """
 
-    def __init__(self, keep: int, facts: dict, mirror: Mirror | None, parts: list):
-        self.keep, self.facts, self.mirror, self.parts = keep, facts, mirror, parts
+    def __init__(self, keep: int, facts: dict, mirror: Mirror | None, parts: list, guard: SpikeGuard, best: KeepBest):
+        self.keep, self.facts, self.mirror, self.parts, self.guard, self.best = keep, facts, mirror, parts, guard, best
+        self.lock: Lock | None = None
         self.saved_at, self.size = -1, 0
         self.uploader, self.upload = ThreadPoolExecutor(1), None
 
@@ -118,6 +134,10 @@ class SealCheckpoint(TrainerCallback):
         """The default callback has decided before this one whether a checkpoint is due."""
         self.require_room(args, state, control)
 
+    def on_evaluate(self, args, state, control, **_):
+        """A new best is saved although no checkpoint is due."""
+        self.require_room(args, state, control)
+
     def require_room(self, args, state, control) -> None:
         """Take the decision back if the disk has less room than the last checkpoint took."""
         if control.should_save and PartialState().num_processes == 1 and free_bytes(args.output_dir) < self.size:
@@ -127,6 +147,8 @@ class SealCheckpoint(TrainerCallback):
     def begin(self, directory: Path) -> None:
         """Called by all processes before the Trainer writes a checkpoint to `directory`."""
         self.finish_upload()  # a directory that is being uploaded must not be pruned
+        if self.lock:
+            self.lock.require()
         if PartialState().is_main_process:
             discard(directory)
         PartialState().wait_for_everyone()
@@ -136,7 +158,7 @@ class SealCheckpoint(TrainerCallback):
         PartialState().wait_for_everyone()
         try:
             if state.is_world_process_zero:
-                self._seal(directory, step)
+                self._seal(directory, step, state.best_global_step, args.save_steps)
         except WRITE_ERRORS as e:
             if not disk_is_full(e) or PartialState().num_processes > 1:
                 raise
@@ -145,14 +167,14 @@ class SealCheckpoint(TrainerCallback):
             return
         self.saved_at = step
         if state.is_world_process_zero and self.mirror:
-            self.upload = self.uploader.submit(self._upload, directory)
+            self.upload = self.uploader.submit(self._upload, directory, state.best_global_step, self.guard.skipped)
 
     def finish_upload(self) -> None:
         """Wait for the checkpoint that is being uploaded, if there is one."""
         if self.upload:
             self.upload.result()
 
-    def _seal(self, directory: Path, step: int) -> None:
+    def _seal(self, directory: Path, step: int, best: int | None, every: int) -> None:
         for name in HISTORY:
             if (directory.parent / name).is_file():
                 shutil.copyfile(directory.parent / name, directory / name)
@@ -160,13 +182,19 @@ class SealCheckpoint(TrainerCallback):
             part.save(directory)
         seal(directory, step, self.facts)
         self.size = bytes_on_disk(directory)
-        prune(str(directory.parent), self.keep)
+        discard_later(str(directory.parent), step)
+        if not self.guard.skipped:
+            if step == best and self.best.superseded and self.best.superseded % every:  # it was kept as the best alone
+                discard(directory.with_name(f"checkpoint-{self.best.superseded}"))
+            prune(str(directory.parent), self.keep, best)
 
-    def _upload(self, directory: Path) -> None:
+    def _upload(self, directory: Path, best: int | None, skipped: int) -> None:
         """In its own thread, while training continues."""
         try:
             self.mirror.upload(directory)
-            self.mirror.prune(self.keep)
+            self.mirror.discard_later(directory.name)
+            if not skipped:
+                self.mirror.prune(self.keep, f"checkpoint-{best}")
         except ValueError as e:
             print(f"{directory.name} is not uploaded, the next one will be tried: {e}", file=sys.stderr)
 
@@ -201,11 +229,20 @@ class StopOnSignal(TrainerCallback):
             self.end(state, control)
 
 
-class FlagIntervals(TrainerCallback):
-    """A resumed Trainer takes the intervals of the checkpoint; the flags of this run decide instead."""
+class FlagsGovern(TrainerCallback):
+    """A resumed Trainer takes intervals, learning rate and weight decay of the checkpoint; the flags decide instead.
 
-    def on_train_begin(self, args, state, control, **_):
+    If they are the checkpoint's own, this changes no bit.
+    """
+
+    def on_train_begin(self, args, state, control, optimizer=None, lr_scheduler=None, **_):
         state.compute_steps(args, state.max_steps)
+        groups, schedule = optimizer.param_groups, getattr(lr_scheduler, "scheduler", lr_scheduler)
+        schedule.base_lrs = [args.learning_rate] * len(groups)
+        # The Trainer's order: parameters that decay, and those that do not.
+        for group, decay, factor in zip(groups, (args.weight_decay, 0.0), schedule.lr_lambdas, strict=True):
+            group["weight_decay"], group["initial_lr"] = decay, args.learning_rate
+            group["lr"] = args.learning_rate * factor(schedule.last_epoch)
 
 
 class LogWindow:

@@ -1,4 +1,4 @@
-"""The model card: README.md in the output directory of a finished run, as the Hugging Face hub reads it. No torch here.
+"""The model card: README.md in the output directory of a finished run, as the hub reads it. No torch here.
 
 write(directory, card(settings, metrics, parameters, steps, rows))
 """
@@ -23,10 +23,18 @@ NUMBERS = {
 }
 
 
-def card(settings: RunSettings, metrics: dict[str, float], parameters: int, steps: int, rows: int) -> str:
+def card(
+    settings: RunSettings,
+    metrics: dict[str, float],
+    parameters: int,
+    steps: int,
+    rows: int,
+    published: int | None = None,
+) -> str:
     """Return the card: YAML front matter, description, use, measurements, the training command, limits.
 
-    `metrics` are the last evaluation's; `parameters` those that were trained; `rows` the training rows.
+    `metrics` are the evaluation's of the step that is `published` (None: the last of `steps`); `parameters` those that
+    were trained; `rows` the training rows.
     """
     import yaml
 
@@ -36,6 +44,9 @@ def card(settings: RunSettings, metrics: dict[str, float], parameters: int, step
         front["base_model"] = recipe.hub_base
     front["tags"] = ["mixture-of-thoughts", *recipe.tags]
     numbers = [f"| {text} | {metrics[name]:.4f} |" for name, text in NUMBERS.items() if name in metrics]
+    which = f"; these are the weights of step {published:,}" if published not in (None, steps) else ""
+    if which and settings.published() == "best":
+        which += ", which had the lowest held-out mixture NLL"
     versions = ", ".join(f"{name} {version(name)}" for name in ("torch", "transformers"))
     return f"""---
 {yaml.safe_dump(front, sort_keys=False).strip()}
@@ -45,7 +56,8 @@ def card(settings: RunSettings, metrics: dict[str, float], parameters: int, step
 
 {_description(settings)}
 
-{parameters:,} parameters, {recipe.made}; {steps:,} steps on {rows:,} rows of {source(settings)}; seed {settings.seed}.
+{parameters:,} parameters, {recipe.made}; {steps:,} steps on {rows:,} rows of {source(settings)};
+seed {settings.seed}{which}.
 
 ## Use
 

@@ -1,6 +1,5 @@
-"""A run's directory and its checkpoints: claim a directory, seal a checkpoint, check and find checkpoints.
+"""The checkpoints of a run: seal one, check it, find the newest good one.
 
-    claim(output_dir, overwrite, goes_on, settings)    # run.json: this directory belongs to a run
     seal(directory, step, facts)                       # manifest.json, written last: this checkpoint is complete
     check(directory)                                   # the manifest, or ValueError naming what is missing or damaged
     find(resume_from, output_dir)                      # the newest undamaged checkpoint
@@ -12,82 +11,12 @@ manifest with the size and sha256 of every file. A directory without a valid man
 
 import hashlib
 import json
-import os
 import shutil
 from pathlib import Path
 
 from mot.runtime import remote
-from mot.runtime.files import atomic_write_text, sync
+from mot.runtime.files import atomic_write_text, by_umask, sync
 from mot.runtime.remote import MANIFEST, is_remote, step_of
-
-MARK = "run.json"
-HISTORY = ("metrics.jsonl", "samples.jsonl", "wandb_run_id")  # what a run has logged so far: a checkpoint has copies
-WRITTEN = (
-    MARK,
-    *HISTORY,
-    "report",
-    "tensorboard",
-    "trackio",
-    "wandb",
-    "*.safetensors",
-    "*.safetensors.index.json",
-    "config.json",
-    "adapter_config.json",
-    "mot.json",
-    "generation_config.json",
-    "tokenizer*.json",
-    "special_tokens_map.json",
-    "chat_template.jinja",
-    "README.md",
-    ".partial",
-    "checkpoint-*",
-)
-
-
-def claim(output_dir: str, overwrite: bool, goes_on: bool, settings: dict) -> None:
-    """Make `output_dir` this run's own and write its settings there.
-
-    Raises ValueError, and changes nothing, if the directory holds another run (unless `overwrite`, or this run
-    `goes_on` from it) or files that belong to no run.
-    """
-    directory = Path(output_dir)
-    if os.path.exists(directory) and not directory.is_dir():
-        raise ValueError(f"--output_dir {output_dir}: is a file; give a directory")
-    if os.path.isdir(directory) and any(directory.iterdir()):
-        if not (directory / MARK).is_file():
-            raise ValueError(
-                f"--output_dir {output_dir}: holds files that are not a run's; give an empty or a new directory"
-            )
-        if not overwrite and not goes_on:
-            raise ValueError(
-                f"--output_dir {output_dir}: already holds a run; give another, --overwrite it, or resume with "
-                "--resume_from auto"
-            )
-        for path in [] if goes_on else [path for pattern in WRITTEN for path in directory.glob(pattern)]:
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        atomic_write_text(directory / MARK, json.dumps(settings, indent=1) + "\n")
-    except OSError as e:
-        raise ValueError(
-            f"--output_dir {output_dir}: cannot be written ({e.strerror}); give another directory"
-        ) from None
-
-
-def require_space(output_dir: str, needed: int) -> None:
-    """Raise ValueError if the disk under `output_dir` has less than `needed` bytes free."""
-    free = free_bytes(output_dir)
-    if free < needed:
-        raise ValueError(
-            f"--output_dir {output_dir}: checkpoints and model need {needed / 2**20:,.0f} MiB and the disk has "
-            f"{free / 2**20:,.0f} free; free some, give another directory, or a smaller --save_total_limit"
-        )
-
-
-def free_bytes(output_dir: str) -> int:
-    """Return the free bytes of the disk that `output_dir`, which need not exist, is or would be on."""
-    path = Path(output_dir).resolve()
-    return shutil.disk_usage(next(p for p in [path, *path.parents] if os.path.isdir(p))).free
 
 
 def bytes_on_disk(directory: Path) -> int:
@@ -95,11 +24,9 @@ def bytes_on_disk(directory: Path) -> int:
     return sum(-(-path.stat().st_size // 4096) * 4096 for path in _files(directory).values())
 
 
-# Checkpoints ---------------------------------------------------------------------------------------------------------
-
-
 def seal(directory: Path, step: int, facts: dict) -> None:
     """Write the manifest, which completes the checkpoint in `directory`. `facts` identify the run: `differences`."""
+    by_umask(directory)
     files = {name: {"bytes": path.stat().st_size, "sha256": _digest(path)} for name, path in _files(directory).items()}
     for path in [*directory.rglob("*"), directory]:
         sync(path)
@@ -228,13 +155,23 @@ def discard(directory: Path) -> None:
     shutil.rmtree(directory, ignore_errors=True)
 
 
-def prune(output_dir: str, keep: int) -> None:
-    """Discard all that is older than the `keep` newest checkpoints with a manifest, also unfinished ones."""
-    sealed = [p for p in checkpoints(output_dir) if (p / MANIFEST).is_file()]
-    if len(sealed) > keep:
-        for directory in checkpoints(output_dir):
-            if directory == sealed[-keep]:
-                break
+def prune(output_dir: str, keep: int, best: int | None) -> None:
+    """Discard all that is older than the `keep` newest checkpoints with a manifest, also unfinished ones.
+
+    The checkpoint of step `best` stays and is not counted.
+    """
+    others = [p for p in checkpoints(output_dir) if step_of(p.name) != best]
+    sealed = [p for p in others if (p / MANIFEST).is_file()]
+    for directory in others if len(sealed) > keep else ():
+        if directory == sealed[-keep]:
+            break
+        discard(directory)
+
+
+def discard_later(output_dir: str, step: int) -> None:
+    """Discard the checkpoints after `step`: a run that resumed from an earlier one has left their course."""
+    for directory in checkpoints(output_dir):
+        if step_of(directory.name) > step:
             discard(directory)
 
 

@@ -36,13 +36,14 @@ from mot.data.load import Data
 from mot.inference.think import MixtureOfThoughts
 from mot.model.score import evaluating, lay_out, thought_logprobs
 from mot.model.tokenizer import thought_ids
-from mot.runtime.remote import Mirror
+from mot.runtime.remote import Mirror, is_remote
 from mot.runtime.signals import SignalHandler
 from mot.tasks.verifier import Verify
 from mot.thoughts import diversity, draw_sequences, router_loss, usage_entropy
 from mot.training.arguments import training_arguments
 from mot.training.assignment import Assignment, choose_contrast, match, mates_of, recall, row_offsets
-from mot.training.callbacks import FlagIntervals, LogWindow, SealCheckpoint, SpikeGuard, StopOnSignal
+from mot.training.best import KeepBest
+from mot.training.callbacks import FlagsGovern, LogWindow, SealCheckpoint, SpikeGuard, StopOnSignal
 from mot.training.evaluate import evenly, measure, sample
 from mot.training.matching import COUNTS, answer_batch
 from mot.training.memory import RememberedWinners
@@ -91,7 +92,10 @@ class MixtureTrainer(Trainer):
         self.memory = self._memory()
         self.checkpoint_state = [self.guard]  # objects with save(directory) and load(directory)
         self.checkpoint_state += [self.memory] if self.memory else []
-        self.seal = SealCheckpoint(settings.save_total_limit, self.facts, mirror, self.checkpoint_state)
+        self.best = KeepBest(settings.early_stopping, is_remote(settings.output()))
+        self.seal = SealCheckpoint(
+            settings.save_total_limit, self.facts, mirror, self.checkpoint_state, self.guard, self.best
+        )
         self.stop = StopOnSignal(interruption, self.seal)
         super().__init__(
             model=model,
@@ -100,7 +104,14 @@ class MixtureTrainer(Trainer):
             train_dataset=data.train,
             eval_dataset=evenly(data.eval, settings.eval_rows),
             processing_class=data.tokenizer,
-            callbacks=[FlagIntervals(), self.guard, self.stop, self.seal, *([log, *log.trackers] if log else [])],
+            callbacks=[
+                FlagsGovern(),
+                self.guard,
+                self.stop,
+                self.best,
+                self.seal,
+                *([log, *log.trackers] if log else []),
+            ],
         )
         self.order = self.data_order(0)
         # Our loss is normalised over the whole step already (law 8). Without this the Trainer would divide it again.

@@ -49,6 +49,8 @@ class RememberedWinners:
         torch.save({"winner": self.winner, "router_mean": self.router_mean_N}, directory / FILE)
 
     def load(self, directory: Path) -> None:
-        """Restore what `save` wrote."""
+        """Restore what `save` wrote. A checkpoint of a run that scored all rows has nothing to remember."""
+        if not (directory / FILE).is_file():
+            return
         state = torch.load(directory / FILE, weights_only=True)
         self.winner, self.router_mean_N = state["winner"], state["router_mean"]

@@ -110,7 +110,7 @@ class Adapting:
         """Raise ValueError if a package, a GPU or the base is missing."""
         from mot.model import adapters
 
-        adapters.require(self.settings)
+        adapters.require(self.settings, machine=not self.settings.dry_run)
 
     def tokenizer(self):
         """Return the base's tokenizer with the thought tokens."""
@@ -120,6 +120,8 @@ class Adapting:
 
     def model(self, tokenizer):
         """Return the model to train. Raises ValueError if thoughts cannot branch from the base."""
+        import torch
+
         from mot.model import adapters
         from mot.model.config import MixtureConfig
         from mot.model.score import require_branching
@@ -129,6 +131,11 @@ class Adapting:
         require_branching(
             inside, MixtureConfig.of(inside).thought_token_ids, f"--base_model {self.settings.base_model}"
         )
+        if self.settings.bf16 and inside.dtype == torch.float16 and not torch.accelerator.is_available():
+            raise ValueError(
+                f"--bf16: --base_model {self.settings.base_model} is stored in float16, which a CPU cannot mix with "
+                "bfloat16; leave --bf16 out"
+            )
         _prefer_eager(self.settings, inside)
         return model
 

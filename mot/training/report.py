@@ -15,6 +15,7 @@ from pathlib import Path
 
 from mot.reporting.figures import write_figures
 from mot.reporting.page import page
+from mot.training.best import best_of
 from mot.training.run_log import METRICS, SAMPLES, read_metrics
 from mot.training.settings import AdaptSettings, TrainSettings
 
@@ -47,7 +48,7 @@ def write(output_dir: str) -> Path:
         "run.html.j2",
         title=settings.get("run_name") or run.resolve().name,
         facts=[_state(run, metrics, settings), *_speed_and_memory(metrics)],
-        numbers=_first_and_last_numbers(metrics),
+        numbers=_numbers(metrics),
         figures=write_figures(folder, FIGURES, metrics),
         samples=_first_and_last_samples(samples),
         settings=_settings(settings),
@@ -60,9 +61,11 @@ def write(output_dir: str) -> Path:
 
 
 def _state(run: Path, metrics: list[dict], settings: dict) -> str:
-    step, last = metrics[-1]["step"] if metrics else 0, settings.get("max_steps")
+    step, last, best = metrics[-1]["step"] if metrics else 0, settings.get("max_steps"), best_of(metrics)
     if any(run.glob("*.safetensors")):
-        return f"finished at step {step:,}"
+        publishes_best = (settings.get("publish") or ("last" if settings.get("task") else "best")) == "best"
+        at = best["step"] if best and publishes_best else step
+        return f"finished at step {step:,}; the model is of step {at:,}" + (", the best" if publishes_best else "")
     return f"at step {step:,}" + (f" of {last:,}" if last else "") + ": still running, or interrupted"
 
 
@@ -77,10 +80,11 @@ def _speed_and_memory(metrics: list[dict]) -> list[str]:
     return facts
 
 
-def _first_and_last_numbers(metrics: list[dict]) -> dict:
-    """The table of evaluations: the steps of its columns, and rows (label, unit, values)."""
+def _numbers(metrics: list[dict]) -> dict:
+    """The table of evaluations, first, best and last: the steps of its columns, and rows (label, unit, values)."""
     evaluations = [m for m in metrics if m.keys() & NUMBERS.keys()]
-    shown = evaluations[:1] + evaluations[1:][-1:]
+    of_step = {m["step"]: m for m in evaluations[:1] + evaluations[-1:] + [m for m in [best_of(metrics)] if m]}
+    shown = [of_step[step] for step in sorted(of_step)]
     rows = [
         (label, unit, [format(m[name], form) if name in m else "" for m in shown])
         for name, (label, unit, form) in NUMBERS.items()
@@ -116,7 +120,10 @@ def _settings(settings: dict) -> dict[bool, list[tuple[str, object, str]]]:
 def _nll(figure, metrics: list[dict]) -> None:
     lines = {label: _points(metrics, name) for name, label in NLLS.items() if _points(metrics, name)}
     if lines:
-        _lines(figure.subplots(), lines, "nats per token")
+        axes, best = figure.subplots(), best_of(metrics)
+        _lines(axes, lines, "nats per token")
+        if best:
+            axes.axvline(best["step"], linestyle=":", linewidth=1.2, color="C1")
 
 
 def _losses(figure, metrics: list[dict]) -> None:
@@ -219,7 +226,8 @@ FIGURES = {
     "nll": (
         _nll,
         "Negative log-likelihood of held-out text. The mixture is at the base or below it once thoughts help. The "
-        "oracle picks the best thought after seeing the answer, so the gap to it is what a better router could gain.",
+        "oracle picks the best thought after seeing the answer, so the gap to it is what a better router could gain. "
+        "Dotted: the step with the lowest mixture NLL.",
     ),
     "losses": (
         _losses,
@@ -245,11 +253,13 @@ FIGURES = {
 # The terminal -------------------------------------------------------------------------------------------------------
 
 
-def summary(steps: int, seconds: float, metrics: dict[str, float]):
-    """A table for the end of a run: the last value of every evaluation metric."""
+def summary(steps: int, seconds: float, metrics: dict[str, float], start: int = 0):
+    """A table for the end of a run of steps `start` .. `steps`: every evaluation metric of the published model."""
     from rich.table import Table
 
-    table = Table(title=f"{steps:,} steps in {seconds:,.0f} s", show_header=False, title_justify="left")
+    resumed = f" (of {steps:,})" if start else ""
+    title = f"{steps - start:,} steps{resumed} in {seconds:,.0f} s"
+    table = Table(title=title, show_header=False, title_justify="left")
     for name, (label, _, _) in NUMBERS.items():
         if name in metrics:
             table.add_row(label, f"{metrics[name]:.4f}" + (" nats per token" if "nll" in name else ""))

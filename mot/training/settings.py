@@ -111,9 +111,17 @@ class RunSettings(DataSettings):
     output_dir: str | None = setting(None, "output directory; default outputs/RUN_NAME")
     run_name: str | None = setting(None, "name of the run; default: from data, thoughts and seed")
     save_every: int | None = setting(None, "checkpoint interval; default: a tenth of the run", "steps", low=1)
-    save_total_limit: int = setting(3, "complete checkpoints to keep", "checkpoints", low=1)
+    save_total_limit: int = setting(3, "complete checkpoints to keep, beside the best", "checkpoints", low=1)
     eval_every: int | None = setting(None, "evaluation interval; default: a fifth of the run", "steps", low=1)
     eval_rows: int = setting(128, "held-out rows of each evaluation, evenly spaced; 0: all", "rows", low=0)
+    publish: str | None = setting(
+        None,
+        "best: the step with the lowest held-out mixture NLL, whose checkpoint is kept; last: the end of the run; "
+        "default: best; last with --task or --match_steps, where the NLL of one answer says little about a set of them",
+    )
+    early_stopping: int | None = setting(
+        None, "end after so many evaluations in a row without a new best; default: never", "evaluations", low=1
+    )
     resume_from: str | None = setting(
         None, "auto: the newest valid checkpoint of output_dir, if any; or the directory of a checkpoint or run"
     )
@@ -147,6 +155,14 @@ class RunSettings(DataSettings):
             raise ValueError(
                 "--group_prompts: thought sequences are others in every update; leave --thought_length out"
             )
+        if self.run_name is not None and (self.run_name in ("", ".", "..") or set("/\\\0") & set(self.run_name)):
+            raise ValueError(
+                f"--run_name {self.run_name}: is a name and no path; --output_dir says where a run is written"
+            )
+        if self.allow_changed and not self.resume_from:
+            raise ValueError("--allow_changed: changes nothing in a new run; give --resume_from, or leave it out")
+        if self.publish not in (None, "best", "last"):
+            raise ValueError(f"--publish {self.publish}: unknown; there is best, last")
         if self.fp16 and self.bf16:
             raise ValueError("--fp16 and --bf16: give one of them")
 
@@ -184,6 +200,10 @@ class RunSettings(DataSettings):
     def output(self) -> str:
         """Return where the run is written."""
         return self.output_dir or f"outputs/{self.name()}"
+
+    def published(self) -> str:
+        """Return which step is published: best or last."""
+        return self.publish or ("last" if self.task or self.match_steps else "best")
 
 
 @dataclass
