@@ -243,6 +243,7 @@ class FlagsGovern(TrainerCallback):
         for group, decay, factor in zip(groups, (args.weight_decay, 0.0), schedule.lr_lambdas, strict=True):
             group["weight_decay"], group["initial_lr"] = decay, args.learning_rate
             group["lr"] = args.learning_rate * factor(schedule.last_epoch)
+        schedule.get_last_lr()[:] = [group["lr"] for group in groups]  # what the next log line says
 
 
 class LogWindow:
