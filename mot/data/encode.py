@@ -20,7 +20,7 @@ from transformers import PreTrainedTokenizerBase
 
 from mot.data.cache import FORMAT, Tokens, cached_tokens, sha256
 from mot.data.sources import DataFile, Part, documents, rows
-from mot.model.chat import chat_prompt, chat_texts, encode_chat, ends_turn
+from mot.model.chat import chat_prompt, chat_row, ends_turn
 from mot.model.tokenizer import encode, encode_all, identity, opening
 from mot.runtime.announce import announced
 from mot.runtime.files import cache_dir
@@ -43,7 +43,7 @@ def encode_prompts(
         if isinstance(prompt, str):
             rows.append(first + next(encoded))
         elif prompt and isinstance(prompt[0], dict):
-            rows.append(encode_chat(tokenizer, chat_prompt(tokenizer, prompt)))
+            rows.append(chat_prompt(tokenizer, prompt))
         else:
             rows.append(list(prompt))
     return [row or [tokenizer.eos_token_id] for row in rows]
@@ -79,10 +79,10 @@ def encode_chats(
         for i, content in enumerate([messages[-1]["content"], *key]):
             turns = [*messages[:-1], messages[-1] | {"content": content}]
             try:
-                prompt, completion = (encode_chat(tokenizer, text) for text in chat_texts(tokenizer, turns))
+                prompt, completion = chat_row(tokenizer, turns)
             except ValueError as e:
                 raise ValueError(f"{where}: {str(messages)[:80]}...: {e}") from None
-            if not ends_turn(tokenizer, completion[-1]):
+            if not completion or not ends_turn(tokenizer, completion[-1]):
                 completion.append(tokenizer.eos_token_id)
             if i == 0:
                 yield np.array(prompt, np.int64)

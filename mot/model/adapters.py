@@ -31,7 +31,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from mot.model.chat import chat_texts, encode_chat, ends_turn
+from mot.model.chat import chat_row, ends_turn
 from mot.model.config import BaseModel, MixtureConfig
 from mot.model.settings import AdapterSettings
 from mot.model.tokenizer import add_thoughts, thought_ids
@@ -273,7 +273,7 @@ def _end_of_turn(tokenizer: PreTrainedTokenizerBase) -> list[int]:
         return []
     try:
         messages = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "a"}]
-        answer = encode_chat(tokenizer, chat_texts(tokenizer, messages)[1])
+        _, answer = chat_row(tokenizer, messages)
     except ValueError:  # an unusual template; reading chat data raises the error with a remedy
         return []
     return answer[-1:] if ends_turn(tokenizer, answer[-1]) else []
