@@ -30,7 +30,7 @@ class DataSettings(MixtureSettings):
     too_long: str = setting(
         "cut", "rows longer than seq_length: cut their completions, skip them, or refuse the file", group="data"
     )
-    num_workers: int = setting(0, "processes that prepare batches", group="data", low=0)
+    num_workers: int = setting(0, "processes that prepare batches", group="data", low=0, high=1024)
 
     def validate(self) -> None:
         super().validate()
@@ -66,6 +66,7 @@ class TokenizerSettings(DataSettings):
         "tokens without thoughts",
         "data",
         low=2,
+        high=2_000_000,  # the trainer of the tokenizer reserves 71 bytes for each entry asked for
     )
     tokenizer: str | None = setting(
         None, "an existing tokenizer (path or hub id) instead of training one on the file", group="data"
