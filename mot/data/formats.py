@@ -211,7 +211,7 @@ def _table(path: str, where: str) -> Iterator[tuple[str, dict[str, str]]]:
         names = [name.strip() for name in names]
         if len(set(names)) < len(names):
             raise ValueError(f"{where}: two columns have one name; its first line must name every column")
-        reader = csv.reader(file, delimiter=delimiter)
+        reader = csv.reader(file, delimiter=delimiter, strict=True)
         while True:
             place = f"{where}: line {reader.line_num + 2}"
             try:

@@ -25,9 +25,7 @@ def cache_dir() -> Path:
     try:
         return path.expanduser()
     except RuntimeError:
-        raise ValueError(
-            f"MOT_CACHE {path}: there is no home directory; set MOT_CACHE or HOME to a directory"
-        ) from None
+        raise ValueError(f"MOT_CACHE {path}: no home directory; set MOT_CACHE or HOME") from None
 
 
 def temp_sibling(path: Path) -> Path:
