@@ -106,7 +106,7 @@ def test_processes_that_start_together_end_well(own_cache, tmp_path, text_file):
     for process in processes:
         process.start()
     begin.set()
-    prints = [found.get(timeout=60) for _ in processes]
+    prints = [found.get(timeout=240) for _ in processes]
     for process in processes:
         process.join()
     assert {*prints} == {load(path, vocab_size=300).fingerprint}
