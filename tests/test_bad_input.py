@@ -105,6 +105,41 @@ def test_unknown_tokenizer(train_refused, text_file):
     train_refused(["--train_file", text_file, "--tokenizer", "empty"], "--tokenizer", "empty")
 
 
+@pytest.mark.parametrize("flag", ["--train_file", "--output_dir", "--run_name", "--tokenizer", "--resume_from"])
+@pytest.mark.parametrize("value", ["a\udcffb", "a\0b"], ids=["broken byte", "zero byte"])
+def test_a_text_that_no_file_can_hold(train_refused, text_file, flag, value):
+    given = [] if flag == "--train_file" else ["--train_file", text_file]
+    train_refused([*given, flag, value], flag, "character 2")
+
+
+@pytest.mark.parametrize("value", ["a\udcffb", "a\0b"], ids=["broken byte", "zero byte"])
+def test_a_prompt_that_is_no_text(think_refused, value):
+    think_refused(["--model", "run", "--prompt", value], "--prompt", "character 2")
+
+
+@pytest.mark.parametrize("content", ["a: " + "[" * 100_000, "max_steps: " + "9" * 5000, "train_file: 2024-99-99"])
+def test_a_config_that_yaml_cannot_hold(train_refused, content):
+    train_refused(["--config", write("c.yaml", content)], "--config c.yaml")
+
+
+@pytest.mark.parametrize(
+    ("flag", "value"),
+    [("--vocab_size", 10**9), ("--hidden_size", 10**18), ("--num_workers", 10**9), ("--max_steps", "9" * 5000)],
+)
+def test_numbers_that_nothing_can_hold(train_refused, text_file, flag, value):
+    assert len(train_refused(["--train_file", text_file, flag, value], flag)) < 500
+
+
+def test_a_file_that_cannot_be_read(train_refused):
+    train_refused(["--train_file", "/proc/self/mem"], "--train_file", "/proc/self/mem", "cannot be read")
+    Path("link.txt").symlink_to("nowhere")
+    train_refused(["--train_file", "link.txt"], "--train_file", "link.txt", "broken link")
+
+
+def test_an_unknown_choice_for_long_rows(train_refused, text_file):
+    train_refused(["--train_file", text_file, "--too_long", "foo"], "--too_long foo", "cut, skip, refuse")
+
+
 # Rows ---------------------------------------------------------------------------------------------------------------
 
 GOOD = '{"prompt": "a", "completion": "b"}\n'

@@ -45,6 +45,8 @@ def step_of(
         file = path / "data.jsonl"
         file.write_text("".join(json.dumps(json_row(i, source)) + "\n" for i in range(80)))
     shape = {"vocab_size": 100, "hidden_size": 32, "num_layers": 2, "num_heads": 2, "seq_length": 32}
+    if source != "text":
+        more = {"eval_file": str(file)} | more  # nothing is held out: row i of the data is row i of the file
     run = {"train_file": str(file), "output_dir": str(path / "run"), "max_steps": 10}
     s = TrainSettings(num_thoughts=num_thoughts, batch_size=batch_size, **shape, **run, **more)
     trainer = trainer_of(s, double=True)

@@ -22,7 +22,7 @@ import numpy as np
 from mot.data.datasets import MemmapArray
 from mot.runtime.files import atomic_write, cache_dir, sync
 
-FORMAT = 3  # of every entry: with a new number no old entry is found
+FORMAT = 4  # of every entry: with a new number no old entry is found
 
 
 @dataclass(frozen=True)

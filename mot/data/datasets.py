@@ -85,17 +85,26 @@ class Rows(Dataset):
 
     `ids` holds the `parts` texts of every row in turn: part j of row i is ids[bounds[parts * i + j] : bounds[parts * i
     + j + 1]]. Completions and keys are cut so that neither has more than `length` tokens together with the prompt.
+    kept: the numbers of the rows that are used, in order; None: all.
     """
 
-    def __init__(self, ids: np.ndarray | MemmapArray, bounds: np.ndarray | MemmapArray, length: int, parts: int = 2):
-        self.ids, self.bounds, self.length, self.parts = ids, bounds, length, parts
+    def __init__(
+        self,
+        ids: np.ndarray | MemmapArray,
+        bounds: np.ndarray | MemmapArray,
+        length: int,
+        parts: int = 2,
+        kept: np.ndarray | None = None,
+    ):
+        self.ids, self.bounds, self.length, self.parts, self.kept = ids, bounds, length, parts, kept
 
     def __len__(self) -> int:
-        return len(self.bounds) // self.parts
+        return len(self.bounds) // self.parts if self.kept is None else len(self.kept)
 
     def __getitem__(self, i: int) -> tuple[list[int], ...]:
         if not 0 <= i < len(self):
             raise IndexError(i)
+        i = i if self.kept is None else int(self.kept[i])
         bounds = self.bounds[self.parts * i : self.parts * (i + 1) + 1].tolist()
         row = self.ids[bounds[0] : bounds[-1]].tolist()
         prompt, *others = (row[begin - bounds[0] : end - bounds[0]] for begin, end in pairwise(bounds))
@@ -103,9 +112,42 @@ class Rows(Dataset):
 
     def lengths(self) -> Iterator[np.ndarray]:
         """Lengths [rows, parts] of the texts before they are cut, at most a million rows at a time."""
-        for i in range(0, len(self), 2**20):
+        for i in range(0, len(self.bounds) // self.parts, 2**20):
             bounds = self.bounds[self.parts * i : self.parts * (i + 2**20) + 1]
-            yield np.diff(bounds).reshape(-1, self.parts)
+            lengths = np.diff(bounds).reshape(-1, self.parts)
+            if self.kept is not None:
+                begin, end = np.searchsorted(self.kept, (i, i + 2**20))
+                lengths = lengths[self.kept[begin:end] - i]
+            yield lengths
+
+    def too_long(self) -> tuple[int, int | None, int | None]:
+        """Number of rows that are longer than `length`, the first of them, and the longest prompt without room."""
+        number, first, full, longest, before = 0, None, None, self.length - 1, 0
+        for lengths in self.lengths():
+            rows = np.flatnonzero(_whole(lengths) > self.length)
+            number += len(rows)
+            if first is None and len(rows):
+                first = before + int(rows[0])
+            if lengths[:, 0].max(initial=0) > longest:
+                longest, full = lengths[:, 0].max(), before + int(lengths[:, 0].argmax())
+            before += len(lengths)
+        return number, first, full
+
+    def longest(self) -> int:
+        """Tokens of the longest row before it is cut."""
+        return max(int(_whole(lengths).max()) for lengths in self.lengths())
+
+    def length_of(self, i: int) -> tuple[int, int]:
+        """Tokens of the prompt of row i, and of the row with its longest text, before it is cut."""
+        i = i if self.kept is None else int(self.kept[i])
+        lengths = np.diff(self.bounds[self.parts * i : self.parts * (i + 1) + 1])[None]
+        return int(lengths[0, 0]), int(_whole(lengths)[0])
+
+    def without_too_long(self) -> "Rows":
+        """The rows that need not be cut. Memory: 8 bytes for each of them."""
+        fits = np.concatenate([_whole(lengths) <= self.length for lengths in self.lengths()])
+        kept = np.flatnonzero(fits) if self.kept is None else self.kept[fits]
+        return Rows(self.ids, self.bounds, self.length, self.parts, kept)
 
     def tokens(self) -> int:
         """Number of tokens of all prompts and completions."""
@@ -137,6 +179,11 @@ class Rows(Dataset):
             prompts = np.minimum(lengths[:, :1], self.length)
             totals += np.concatenate([prompts, np.minimum(lengths[:, 1:], self.length - prompts)], 1).sum(0)
         return totals
+
+
+def _whole(lengths: np.ndarray) -> np.ndarray:
+    """Tokens [rows] of a prompt and the longer one of completion and key."""
+    return lengths[:, 0] + lengths[:, 1:].max(1)
 
 
 class Batches(Sampler[list[int]]):

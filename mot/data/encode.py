@@ -2,23 +2,27 @@
 
     encode_prompts(tokenizer, ["ROMEO:", messages, [17, 4]])     [[...], [...], [17, 4]]
     encode_rows(tokenizer, texts, 2, "--train_file x")           ids of the two texts of every row in turn
-    encode_file(file, 0, file.count, tokenizer, file.where)      Tokens of a file, through the cache
+    encode_file(file, part, tokenizer, file.where)               Tokens of a part of a file, through the cache
 
 Some tokenizers put a token before every text (beginning of text). That token comes before windows and prompts here too,
 so that a model is asked in the form in which it was trained.
 """
 
+import json
 import os
+from collections import deque
 from collections.abc import Iterable, Iterator
-from itertools import islice
+from dataclasses import asdict
+from itertools import chain
 
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from mot.data.cache import FORMAT, Tokens, cached_tokens, sha256
-from mot.data.sources import DataFile, read_chats, texts
-from mot.model.chat import chat_prompt, chat_texts, encode_chat, ends_turn
+from mot.data.sources import DataFile, Part, documents, rows
+from mot.model.chat import chat_prompt, chat_row, ends_turn
 from mot.model.tokenizer import encode, encode_all, identity, opening
+from mot.runtime.announce import announced
 from mot.runtime.files import cache_dir
 
 Prompt = str | list[dict[str, str]] | list[int]  # text, a conversation, or token ids
@@ -39,7 +43,7 @@ def encode_prompts(
         if isinstance(prompt, str):
             rows.append(first + next(encoded))
         elif prompt and isinstance(prompt[0], dict):
-            rows.append(encode_chat(tokenizer, chat_prompt(tokenizer, prompt)))
+            rows.append(chat_prompt(tokenizer, prompt))
         else:
             rows.append(list(prompt))
     return [row or [tokenizer.eos_token_id] for row in rows]
@@ -75,18 +79,41 @@ def encode_chats(
         for i, content in enumerate([messages[-1]["content"], *key]):
             turns = [*messages[:-1], messages[-1] | {"content": content}]
             try:
-                prompt, completion = (encode_chat(tokenizer, text) for text in chat_texts(tokenizer, turns))
+                prompt, completion = chat_row(tokenizer, turns)
             except ValueError as e:
                 raise ValueError(f"{where}: {str(messages)[:80]}...: {e}") from None
-            if not ends_turn(tokenizer, completion[-1]):
+            if not completion or not ends_turn(tokenizer, completion[-1]):
                 completion.append(tokenizer.eos_token_id)
             if i == 0:
                 yield np.array(prompt, np.int64)
             yield np.array(completion, np.int64)
 
 
-def encode_file(file: DataFile, start: int, stop: int, tokenizer: PreTrainedTokenizerBase, where: str) -> Tokens:
-    """Tokens of characters, or rows, start .. stop - 1 of the file, from the cache if they were encoded before.
+def encode_documents(
+    tokenizer: PreTrainedTokenizerBase, documents: Iterable[Iterable[str]], where: str
+) -> Iterator[np.ndarray]:
+    """Ids (int64) of documents, each given as pieces, with the end-of-text token between two documents."""
+    ends_before: deque[int] = deque()  # of each piece; the encoder reads many pieces ahead
+
+    def all_pieces() -> Iterator[str]:
+        ends = 0
+        for number, document in enumerate(documents):
+            ends += number > 0
+            for piece in document:
+                ends_before.append(ends)
+                ends = 0
+                yield piece
+        ends_before.append(ends)
+
+    end = tokenizer.eos_token_id
+    for ids in encode_all(tokenizer, all_pieces(), where):
+        yield np.array([end] * ends_before.popleft(), np.int64)
+        yield ids
+    yield np.array([end] * ends_before.popleft(), np.int64)
+
+
+def encode_file(file: DataFile, part: Part, tokenizer: PreTrainedTokenizerBase, where: str) -> Tokens:
+    """Tokens of a part of the file, from the cache if they were encoded before.
 
     Raises ValueError naming `where` for an unknown character, if the file changes meanwhile, and if the cache cannot be
     written.
@@ -94,21 +121,23 @@ def encode_file(file: DataFile, start: int, stop: int, tokenizer: PreTrainedToke
     about = {
         "format": FORMAT,
         "file": file.sha256,
-        "kind": file.kind,
-        "from": start,
-        "to": stop,
+        "as": file.format,
+        "shape": file.shape and asdict(file.shape),
+        "part": asdict(part),
         "tokenizer": sha256(identity(tokenizer).encode()),
         "dtype": id_dtype(tokenizer),
     }
+    about = json.loads(json.dumps(about))  # as it will be read again: lists for tuples
     if file.kind == "chat":
         about["template"] = sha256(str(tokenizer.chat_template).encode())
     try:
-        return cached_tokens(
-            about,
-            id_dtype(tokenizer),
-            lambda: _encode_parts(file, start, stop, tokenizer, where),
-            file.parts,
-        )
+        with announced(f"tokenising {where} ({file.size() / 1e6:,.0f} MB)"):
+            return cached_tokens(
+                about,
+                id_dtype(tokenizer),
+                lambda: _encode_part(file, part, tokenizer, where),
+                file.parts,
+            )
     except OSError as e:
         raise ValueError(
             f"{file.where}: its tokens cannot be kept in {cache_dir()} ({e.strerror}); "
@@ -116,16 +145,14 @@ def encode_file(file: DataFile, start: int, stop: int, tokenizer: PreTrainedToke
         ) from None
 
 
-def _encode_parts(
-    file: DataFile, start: int, stop: int, tokenizer: PreTrainedTokenizerBase, where: str
-) -> Iterator[np.ndarray]:
+def _encode_part(file: DataFile, part: Part, tokenizer: PreTrainedTokenizerBase, where: str) -> Iterator[np.ndarray]:
     if file.kind == "chat":
-        yield from encode_chats(tokenizer, islice(read_chats(file.path, file.where), start, stop), where)
+        yield from encode_chats(tokenizer, rows(file, part), where)
     elif file.kind == "rows":
-        yield from encode_rows(tokenizer, texts(file, start, stop), file.parts, where)
+        yield from encode_rows(tokenizer, chain.from_iterable(rows(file, part)), file.parts, where)
     else:
-        yield from encode_all(tokenizer, texts(file, start, stop), where)
-    if os.stat(file.path).st_mtime_ns != file.changed:
+        yield from encode_documents(tokenizer, documents(file, part), where)
+    if tuple(os.stat(path).st_mtime_ns for path in file.paths) != file.changed:
         raise ValueError(f"{file.where}: was changed while it was read; start again")
 
 

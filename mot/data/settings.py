@@ -5,18 +5,55 @@ from dataclasses import dataclass
 from mot.model.settings import MixtureSettings
 from mot.runtime.flags import check_ranges, setting
 
+COLUMNS = ("prompt", "completion", "messages", "text", "key")
+TOO_LONG = ("cut", "skip", "refuse")
+
 
 @dataclass
 class DataSettings(MixtureSettings):
     """The files to train on and to evaluate on."""
 
     train_file: str | None = setting(
-        None, "plain text, or .jsonl rows with `prompt` and `completion` or with chat `messages`", group="data"
+        None,
+        "text, or rows as .jsonl, JSON, CSV or Parquet: a file, a directory, a pattern, an address, or - for a pipe",
+        group="data",
     )
     eval_file: str | None = setting(
-        None, "held-out data of the same kind; default: the last 10 %% of train_file", group="data"
+        None, "held-out data of the same kind; default: 10 %% of train_file, of rows chosen by prompt", group="data"
     )
-    num_workers: int = setting(0, "processes that prepare batches", group="data", low=0)
+    columns: str | None = setting(
+        None,
+        "which columns of rows to read, as prompt=NAME,completion=NAME,key=NAME or messages=NAME or text=NAME",
+        group="data",
+    )
+    as_text: bool = setting(False, "read the files as plain text, even if they look like rows", group="data")
+    too_long: str = setting(
+        "cut", "rows longer than seq_length: cut their completions, skip them, or refuse the file", group="data"
+    )
+    num_workers: int = setting(0, "processes that prepare batches", group="data", low=0, high=1024)
+
+    def validate(self) -> None:
+        super().validate()
+        if self.too_long not in TOO_LONG:
+            raise ValueError(f"--too_long {self.too_long}: unknown; there is {', '.join(TOO_LONG)}")
+        if self.columns is not None and self.as_text:
+            raise ValueError(f"--columns {self.columns}: plain text has no columns; leave it or --as_text out")
+        self.column_names()
+
+    def column_names(self) -> dict[str, str]:
+        """Our names of columns and the file's: {"prompt": "question", ...}. Raises ValueError."""
+        names = {}
+        for pair in (self.columns or "").split(",") if self.columns is not None else []:
+            ours, _, theirs = (part.strip() for part in pair.partition("="))
+            if ours not in COLUMNS or not theirs or ours in names:
+                raise ValueError(
+                    f"--columns {self.columns}: {pair!r} is not understood; give NAME=COLUMN for each of "
+                    f"{', '.join(COLUMNS)}, each once, e.g. --columns prompt=question,completion=answer"
+                )
+            names[ours] = theirs
+        if len({"prompt" if name == "completion" else name for name in names} - {"key"}) > 1:
+            raise ValueError(f"--columns {self.columns}: give prompt and completion, or messages, or text")
+        return names
 
 
 @dataclass
@@ -29,6 +66,7 @@ class TokenizerSettings(DataSettings):
         "tokens without thoughts",
         "data",
         low=2,
+        high=2_000_000,  # the trainer of the tokenizer reserves 71 bytes for each entry asked for
     )
     tokenizer: str | None = setting(
         None, "an existing tokenizer (path or hub id) instead of training one on the file", group="data"

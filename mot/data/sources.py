@@ -1,78 +1,139 @@
-"""The files that training reads: fetched, checked, and read in pieces.
+"""The files that training reads: checked, and read in pieces.
 
-    file = check_file("rows.jsonl", "--train_file", "rows")     DataFile: kind, count and sha256
-    texts(file, 0, file.count)                                  its pieces, or its prompts and completions in turn
+    file = check_file("rows.jsonl", "--train_file")     DataFile: kind, count and sha256
+    texts(file)                                         its pieces, or the texts of its rows in turn
+    train, held_out = split(file)                       two `Part`s and a note
+    rows(file, held_out)                                the rows of a part
 
-A file may be larger than memory: nothing here holds more than a piece of it.
+A file may be larger than memory: nothing here holds more than a piece of it, and about 60 bytes for each row while rows
+are split.
 """
 
 import codecs
 import hashlib
 import json
 import os
-import re
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from itertools import chain, islice
+from array import array
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from itertools import chain, groupby, islice
 
-from mot.data.cache import FORMAT, cached
-from mot.runtime.remote import fetch
+import numpy as np
 
-LONE_SURROGATE = re.compile("[\ud800-\udfff]")  # JSON can spell one, UTF-8 cannot
-BLOCK = 2**20  # bytes or characters read at a time
-PIECE, LONGEST_PIECE = 2**12, 2**18  # characters: the least that a piece has, and the most
+from mot.data.cache import FORMAT, cached, sha256
+from mot.data.files import files_of
+from mot.data.formats import BLOCK, format_of, open_binary, open_text, reading, records
+from mot.data.pieces import by_document, pieces
+from mot.data.rows import Shape, makes_rows, shape_of, texts_of
+from mot.model.tokenizer import END
 
 
 @dataclass(frozen=True)
 class DataFile:
-    """A file that has passed every check. `count`: its characters (kind "text") or its rows."""
+    """One or several files that have passed every check. `count`: their characters (kind "text") or rows."""
 
     where: str  # flag and path as the user gave them
-    path: str  # of the local copy
-    kind: str  # "text", "rows" or "chat"
-    parts: int  # texts of a row: prompt, completion and, if rows have keys, key; 0 for a text
+    names: tuple[str, ...]  # flag and path of each file
+    paths: tuple[str, ...]  # of the local copies
+    format: str  # as in mot/data/formats.py
+    shape: Shape | None  # of rows; a text has none
     sha256: str
     count: int
-    changed: int  # time of the last change, in nanoseconds since 1970
+    changed: tuple[int, ...]  # times of the last change, in nanoseconds since 1970
+
+    @property
+    def kind(self) -> str:
+        """ "text", or the kind of its rows: "rows", "chat" or "documents"."""
+        return self.shape.kind if self.shape else "text"
+
+    @property
+    def parts(self) -> int:
+        """Texts of a row: prompt, completion and, if rows have keys, key; 0 for a text and for documents."""
+        return self.shape.parts if self.shape else 0
+
+    def size(self) -> int:
+        """Bytes of all files, as they lie on the disk."""
+        return sum(os.path.getsize(path) for path in self.paths)
 
 
-def check_file(path: str, flag: str, kind: str) -> DataFile:
-    """Fetch, hash and check a file of kind "text" or "rows". Content that was checked before is only hashed.
+@dataclass(frozen=True)
+class Part:
+    """The characters or rows of a file with start <= place < stop, or with `outside`, the others.
 
-    If the first row has `messages`, the kind becomes "chat". Raises ValueError naming `flag` for a file that is
-    missing, empty, binary or not UTF-8, and for a row that `read_rows` or `read_chats` rejects.
+    by: what the place of a row is: the 64-bit hash of its "prompt", "row" or "number", or (also of characters) its
+    "place" in the file.
     """
-    local, where = fetch(path, flag), f"{flag} {path}"
-    if not os.path.isfile(local):
-        raise ValueError(f"{where}: no such file; give the path of a text or .jsonl file")
-    with open(local, "rb") as file:
-        changed = os.fstat(file.fileno()).st_mtime_ns
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
 
-    def count() -> str:
-        characters = check_text(local, where)
-        if kind == "text":
-            return f"text 0 {characters}"
-        first = next((row for _, row in _json_lines(local, where)), None)
-        parts = 3 if isinstance(first, dict) and "key" in first else 2
-        if isinstance(first, dict) and "messages" in first:
-            return f"chat {parts} {sum(1 for _ in read_chats(local, where))}"
-        return f"rows {parts} {sum(1 for _ in read_rows(local, where))}"
+    by: str
+    start: int
+    stop: int
+    outside: bool = False
 
-    found_kind, parts, found = cached({"format": FORMAT, "file": digest, "count": kind}, count).split()
-    if not int(found):
+
+FORMATS = {"text": "text", "lines": ".jsonl", "json": "JSON", "csv": "a table", "parquet": "Parquet"}  # in messages
+
+
+def check_file(path: str, flag: str, columns: dict[str, str] | None = None, as_text: bool = False) -> DataFile:
+    """Fetch, hash and check files of text or of rows. Content that was checked before is only hashed.
+
+    columns: our names of columns and the file's. as_text: whatever they look like, they are plain text. Raises
+    ValueError naming `flag` for a file that is missing, empty, binary or not UTF-8, and for a row that cannot be read.
+    """
+    where, columns = f"{flag} {path}", columns or {}
+    files = [(local, name, f"{flag} {name}") for name, local in files_of(path, flag)]
+    changed, digests = [], []
+    for local, _, name in files:
+        with reading(name), open(local, "rb") as file:
+            changed.append(os.fstat(file.fileno()).st_mtime_ns)
+            digests.append(hashlib.file_digest(file, "sha256").hexdigest())
+    format = _common_format(files, where, columns)
+    format = "text" if as_text else format
+    digest = digests[0] if len(digests) == 1 else sha256(json.dumps(digests).encode())
+    about = {"format": FORMAT, "file": digest, "as": format, "columns": columns}
+
+    def facts() -> str:
+        if format != "parquet":
+            characters = [check_text(local, name) for local, _, name in files]
+        if format == "text":
+            return json.dumps([None, sum(characters) + len(END) * (len(files) - 1)])
+        found = chain.from_iterable(records(local, format, name) for local, _, name in files)
+        first = next(found, None)
+        if first is None:
+            return json.dumps([None, 0])
+        shape = shape_of(first[1], columns, first[0])
+        return json.dumps([asdict(shape), sum(1 for _ in texts_of(chain([first], found), shape))])
+
+    shape, count = json.loads(cached(about, facts))
+    if not count:
         raise ValueError(f"{where}: is empty; give a file with text in it")
-    return DataFile(where, local, found_kind, int(parts), digest, int(found), changed)
+    if shape:
+        shape = Shape(**{name: tuple(v) if isinstance(v, list) else v for name, v in shape.items()})
+    if columns and not shape:
+        raise ValueError(f"{where}: is plain text, and --columns are of rows; leave it out, or give a file of rows")
+    paths, _, names = zip(*files, strict=True)
+    return DataFile(where, names, paths, format, shape, digest, count, tuple(changed))
+
+
+def _common_format(files: list[tuple[str, str, str]], where: str, columns: dict[str, str]) -> str:
+    """The format of all files (local path, name, flag and name). Raises ValueError if they are not of one format."""
+    formats = [format_of(*file, lambda names: makes_rows(names, columns)) for file in files]
+    for format, (_, _, name) in zip(formats, files, strict=True):
+        if format != formats[0]:
+            raise ValueError(
+                f"{where}: {files[0][2]} is {FORMATS[formats[0]]} and {name} is {FORMATS[format]}; give files of one "
+                "kind, e.g. by a pattern"
+            )
+    return formats[0]
 
 
 def check_text(path: str, where: str) -> int:
     """Number of characters of a UTF-8 text file, without the byte order mark.
 
-    Raises ValueError beginning with `where` if it is empty, binary or not UTF-8.
+    Raises ValueError beginning with `where` if it cannot be read, is empty, binary or not UTF-8.
     """
     decoder = codecs.getincrementaldecoder("utf-8-sig")()
     position, characters, blank, broken = 0, 0, True, None
-    with open(path, "rb") as file:
+    with reading(where), open_binary(path) as file:
         while True:
             block = file.read(BLOCK)
             if b"\0" in block:
@@ -94,135 +155,107 @@ def check_text(path: str, where: str) -> int:
     return characters
 
 
-def _json_lines(path: str, where: str) -> Iterator[tuple[int, object]]:
-    with open(path, encoding="utf-8-sig", newline="\n") as file:
-        for number, line in enumerate(file, 1):
-            if not line.strip():
-                continue
-            try:
-                yield number, json.loads(line)
-            except json.JSONDecodeError as e:
-                raise ValueError(f"{where}: line {number} is not JSON ({e.msg}); fix or remove it") from None
+def rows(file: DataFile, part: Part | None = None) -> Iterator[tuple]:
+    """The rows of a part of a file, or of all of it, as `texts_of` yields them."""
+    return (row for _, row in numbered(file, part))
 
 
-def read_rows(path: str, where: str) -> Iterator[tuple[str, ...]]:
-    """(prompt, completion) of every line of a .jsonl file, and its key if the lines have keys.
+def numbered(file: DataFile, part: Part | None = None) -> Iterator[tuple[int, tuple]]:
+    """(number, row) of the rows of a part. The first row of the file has number 1."""
+    found = chain.from_iterable(records(p, file.format, w) for p, w in zip(file.paths, file.names, strict=True))
+    for number, row in enumerate(texts_of(found, file.shape), 1):
+        if part is None or (part.start <= _place(part.by, number, row) < part.stop) != part.outside:
+            yield number, row
 
-    Raises ValueError beginning with `where` and the line.
+
+def _place(by: str, number: int, row: tuple) -> int:
+    if by == "place":
+        return number - 1
+    hashed = row if by == "row" else number
+    if by == "prompt":  # of a conversation, what comes before the assistant's last turn
+        hashed = row[0][:-1] if isinstance(row[0], list) else row[0]
+    return int.from_bytes(hashlib.blake2b(json.dumps(hashed).encode(), digest_size=8).digest())
+
+
+def split(file: DataFile) -> tuple[Part, Part, str]:
+    """(what to train on, what to hold out, a note for the user): about a tenth is held out.
+
+    Of a text, the last tenth of its characters. Of rows, those whose prompts have the smallest hashes, so that no
+    prompt is in both parts and the order of the file does not matter. If all rows have one prompt, rows are hashed; if
+    all rows are equal, their numbers. Raises ValueError if there is only one row.
     """
-    for number, row, key in _with_keys(_json_lines(path, where), where):
-        for name in ("prompt", "completion"):
-            if not isinstance(row, dict) or not isinstance(row.get(name), str):
-                raise ValueError(
-                    f"{where}: line {number} has no text `{name}`; "
-                    'every row needs {"prompt": "...", "completion": "..."}'
-                )
-        if LONE_SURROGATE.search(row["prompt"] + row["completion"]):
-            raise ValueError(f"{where}: line {number} has half of a surrogate pair; fix or remove it")
-        if not row["completion"]:
-            raise ValueError(f"{where}: line {number} has an empty `completion`; fix or remove it")
-        yield row["prompt"], row["completion"], *key
+    if file.kind == "text":
+        cut = file.count * 9 // 10
+        note = "held out: the last 10 % of the text (--eval_file gives another)"
+        return Part("place", 0, cut), Part("place", cut, file.count), note
+    if file.count < 2:
+        raise ValueError(f"{file.where}: one row cannot be split; give more rows, or --eval_file")
+    about = {"format": FORMAT, "file": file.sha256, "split of": asdict(file.shape), "as": file.format}
+    by, start, stop, held_out, groups = json.loads(cached(about, lambda: json.dumps(_split_rows(file))))
+    note = f"held out: {held_out:,} of {file.count:,} rows, shuffled"
+    if by == "prompt" and file.kind != "documents":
+        note += f" by prompt: {groups[0]:,} of {groups[1]:,} prompts, none of them trained on"
+    elif by == "row":
+        note += "; all rows have one prompt"
+    elif by == "number":
+        note += "; all rows are equal"
+    return Part(by, start, stop, outside=True), Part(by, start, stop), note
 
 
-def _with_keys(lines: Iterable[tuple[int, object]], where: str) -> Iterator[tuple[int, object, tuple[str, ...]]]:
-    """(number, row, (key,)), or (number, row, ()) if the rows have no keys. Raises ValueError if only some have one."""
-    keyed = None
-    for number, row in lines:
-        has_key = isinstance(row, dict) and "key" in row
-        keyed = has_key if keyed is None else keyed
-        if has_key != keyed:
-            raise ValueError(
-                f"{where}: line {number} has {'a' if has_key else 'no'} `key` and the lines before it have "
-                f"{'none' if has_key else 'one'}; give every row a `key`, or none"
-            )
-        if has_key and (not isinstance(row["key"], str) or not row["key"]):
-            raise ValueError(
-                f"{where}: line {number}: `key` is {json.dumps(row['key'])[:40]}; it must be a text that says what "
-                "should differ between thoughts"
-            )
-        if has_key and LONE_SURROGATE.search(row["key"]):
-            raise ValueError(f"{where}: line {number} has half of a surrogate pair; fix or remove it")
-        yield number, row, (row["key"],) if has_key else ()
+def _split_rows(file: DataFile) -> tuple[str, int, int, int, tuple[int, int]]:
+    """(what is hashed, hashes start and stop of the held-out rows, their number, different hashes of them and in all).
 
-
-def read_chats(path: str, where: str) -> Iterator[tuple[list[dict[str, str]], ...]]:
-    """(messages,) of every line of a .jsonl file, or (messages, key).
-
-    Raises ValueError beginning with `where` and the line.
+    The hashes are one after the other in sorted order, as many as come nearest to a tenth of the rows.
     """
-    for number, row, key in _with_keys(_json_lines(path, where), where):
-        messages = row.get("messages") if isinstance(row, dict) else None
-        well_formed = isinstance(messages, list) and all(
-            isinstance(m, dict) and isinstance(m.get("role"), str) and isinstance(m.get("content"), str)
-            for m in messages
-        )
-        if not well_formed:
-            raise ValueError(
-                f"{where}: line {number} has no `messages`; "
-                'every row needs {"messages": [{"role": "user", "content": "..."}, ...]}'
-            )
-        if len(messages) < 2 or messages[-1]["role"] != "assistant" or not messages[-1]["content"].strip():
-            raise ValueError(
-                f"{where}: line {number} does not end with an answer of the assistant to an earlier turn; "
-                "fix or remove it"
-            )
-        if any(LONE_SURROGATE.search(m["content"]) for m in messages):
-            raise ValueError(f"{where}: line {number} has half of a surrogate pair; fix or remove it")
-        yield messages, *key
+    for by in ("prompt", "row", "number"):
+        hashes = np.frombuffer(array("Q", (_place(by, number, row) for number, row in numbered(file))), np.uint64)
+        different, rows_of = np.unique(hashes, return_counts=True)
+        if len(different) > 1:
+            break
+    tenth, before = -(-file.count // 10), np.concatenate([[0], np.cumsum(rows_of)])
+    first = np.arange(len(different))
+    last = np.searchsorted(before, before[:-1] + tenth)  # the first end behind a tenth of the rows
+    ends = np.stack([np.maximum(last - 1, first + 1), np.minimum(last, len(different))])
+    held_out = before[ends] - before[first]
+    misses = np.where(held_out < file.count, abs(held_out - tenth), file.count)
+    start = int(misses.min(0).argmin())
+    end = int(ends[misses[:, start].argmin(), start])
+    stop = int(different[end]) if end < len(different) else 2**64
+    return by, int(different[start]), stop, int(before[end] - before[start]), (end - start, len(different))
 
 
-def _blocks(path: str, start: int, stop: int) -> Iterator[str]:
-    """Characters start .. stop - 1 of a text file, a block at a time."""
+def _blocks(file: DataFile, start: int, stop: int) -> Iterator[str]:
+    """Characters start .. stop - 1 of a text, a block at a time. Between two files there is an END."""
     position = 0
-    with open(path, encoding="utf-8-sig", newline="\n") as file:
-        while position < stop and (block := file.read(BLOCK)):
-            yield block[max(0, start - position) : stop - position]
-            position += len(block)
+    for number, (path, where) in enumerate(zip(file.paths, file.names, strict=True)):
+        with reading(where), open_text(path, newline="\n") as opened:
+            block = END if number else opened.read(BLOCK)
+            while position < stop and block:
+                yield block[max(0, start - position) : stop - position]
+                position += len(block)
+                block = opened.read(BLOCK)
 
 
-def texts(source: DataFile, start: int, stop: int, every: int = 1) -> Iterator[str]:
-    """Pieces of characters start .. stop - 1 of a text, or the prompt, completion and key of those rows in turn.
+def documents(file: DataFile, part: Part | None = None) -> Iterator[Iterator[str]]:
+    """The documents of a text, or of rows of documents, each as pieces. Take them in order, each before the next.
+
+    After the last document of rows comes an empty one.
+    """
+    if file.kind == "text":
+        part = part or Part("place", 0, file.count)
+        for _, blocks in groupby(by_document(_blocks(file, part.start, part.stop)), key=lambda numbered: numbered[0]):
+            yield pieces(block for _, block in blocks)
+    else:
+        for (text,) in rows(file, part):
+            yield pieces([text])
+        yield iter(())
+
+
+def texts(file: DataFile, every: int = 1) -> Iterator[str]:
+    """The pieces of a text, or the prompt, completion and key of all rows in turn.
 
     every: of so many pieces, or rows, yield only the first.
     """
-    if source.kind == "text":
-        return islice(pieces(_blocks(source.path, start, stop)), 0, None, every)
-    return chain.from_iterable(islice(read_rows(source.path, source.where), start, stop, every))
-
-
-# A pre-tokenizer like GPT-2's splits by ` ?letters`, ` ?digits`, ` ?others` or `white space`, and never looks back. So
-# every match that ends in a non-space ends before the next white space, and a new match begins there: a text cut at
-# such a place keeps its ids. GPT-4's kind also joins `.` and a line break, so the first choice is a single space
-# between words, which is safe for both. (Python's \s has four characters more than theirs, hence the list.)
-CUTS = [re.compile(r"(?<=\S) (?=\S)"), re.compile(r"(?<=\S)[ \n\r\t]")]
-
-
-def pieces(blocks: Iterable[str], least: int = PIECE, most: int = LONGEST_PIECE) -> Iterator[str]:
-    """Blocks of one text, as pieces of `least` .. `most` characters (the last may be shorter).
-
-    The places of the cuts depend on the text alone, not on its blocks. The ids of the pieces, joined, are the ids of
-    the text. This always holds for characters. For byte-level BPE it fails where more than `most` characters follow
-    each other without white space. A tokenizer that marks the beginning of a text (SentencePiece) marks every piece.
-    """
-    text, start = "", 0
-    for block in blocks:
-        text, start = text[start:] + block, 0
-        while len(text) - start > most:
-            stop = _cut(text, start, least, most)
-            yield text[start:stop]
-            start = stop
-    while len(text) - start > least:
-        stop = _cut(text, start, least, most)
-        yield text[start:stop]
-        start = stop
-    if text[start:]:
-        yield text[start:]
-
-
-def _cut(text: str, start: int, least: int, most: int) -> int:
-    """The end of the piece that begins at `start`."""
-    for place in CUTS:
-        # One character more: a space must be seen together with the character after it.
-        if found := place.search(text, start + least, start + most + 1):
-            return found.start()
-    return min(start + most, len(text))
+    if not file.parts:
+        return islice(chain.from_iterable(documents(file)), 0, None, every)
+    return chain.from_iterable(islice(rows(file), 0, None, every))

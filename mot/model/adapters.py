@@ -25,16 +25,15 @@ from torch import Tensor, nn
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
-    AutoTokenizer,
     GenerationConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
 
-from mot.model.chat import chat_texts, encode_chat, ends_turn
+from mot.model.chat import chat_row, ends_turn
 from mot.model.config import BaseModel, MixtureConfig
 from mot.model.settings import AdapterSettings
-from mot.model.tokenizer import add_thoughts, thought_ids
+from mot.model.tokenizer import add_thoughts, open_tokenizer, thought_ids
 from mot.runtime.flags import one_line
 
 ADAPTER, OURS = "adapter_config.json", "mot.json"
@@ -104,12 +103,7 @@ def _require_peft() -> None:
 def base_tokenizer(settings: AdapterSettings) -> PreTrainedTokenizerBase:
     """Return the base's tokenizer with the thought tokens. Raises ValueError if it cannot be loaded or has no room."""
     where = f"--base_model {settings.base_model}"
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(settings.base_model, trust_remote_code=False)
-    except LOADING as e:
-        raise ValueError(f"{where}: its tokenizer cannot be loaded ({one_line(e)})") from None
-    if not tokenizer.is_fast:
-        raise ValueError(f"{where}: its tokenizer has no tokenizer.json; convert it to a fast one and save it there")
+    tokenizer = open_tokenizer(settings.base_model, where)
     if tokenizer.eos_token is None:
         raise ValueError(
             f"{where}: its tokenizer has no end-of-text token; name one as eos_token in tokenizer_config.json"
@@ -276,7 +270,7 @@ def _end_of_turn(tokenizer: PreTrainedTokenizerBase) -> list[int]:
         return []
     try:
         messages = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "a"}]
-        answer = encode_chat(tokenizer, chat_texts(tokenizer, messages)[1])
+        _, answer = chat_row(tokenizer, messages)
     except ValueError:  # an unusual template; reading chat data raises the error with a remedy
         return []
     return answer[-1:] if ends_turn(tokenizer, answer[-1]) else []
@@ -311,9 +305,9 @@ def open_adapter(path: str, quantised: bool = True):
         name = json.loads((from_peft / ADAPTER).read_text())["base_model_name_or_path"]
         if mixture.base is None:
             raise KeyError("base")
-        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
     except (*LOADING, TypeError) as e:
         raise ValueError(f"{where}: cannot be loaded ({one_line(e)})") from None
+    tokenizer = open_tokenizer(path, where)
     made_on, mixture.base = mixture.base, None  # a property of the adapter, not of the model that it makes
     way_out = f"put it back, or write its place into base_model_name_or_path of {path}/{ADAPTER}"
     if Path(name).is_absolute() and not Path(name).is_dir():

@@ -12,7 +12,6 @@ from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
-    AutoTokenizer,
     GenerationConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -21,6 +20,7 @@ from transformers import (
 from mot.model.adapters import ADAPTER, open_adapter
 from mot.model.config import MixtureConfig
 from mot.model.packed import pack
+from mot.model.tokenizer import open_tokenizer
 from mot.runtime.flags import one_line
 
 
@@ -66,9 +66,9 @@ def describe_model(path: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase,
             model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
         if (Path(path) / "generation_config.json").is_file():
             model.generation_config = GenerationConfig.from_pretrained(path)
-        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
     except (OSError, ValueError) as e:
         raise ValueError(f"--model {path}: cannot be read ({one_line(e)})") from None
+    tokenizer = open_tokenizer(path, f"--model {path}")
     return model, tokenizer, MixtureConfig.of(model).thought_token_ids
 
 
@@ -92,6 +92,6 @@ def _load_whole(path: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     try:
         # Neither pickles (.bin) nor code in the directory (auto_map): loading a model must not run anything.
         model = AutoModelForCausalLM.from_pretrained(path, use_safetensors=True, trust_remote_code=False)
-        return model, AutoTokenizer.from_pretrained(path, trust_remote_code=False)
     except (OSError, ValueError, SafetensorError) as e:
         raise ValueError(f"--model {path}: cannot be loaded ({one_line(e)})") from None
+    return model, open_tokenizer(path, f"--model {path}")

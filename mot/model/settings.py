@@ -41,7 +41,7 @@ class MixtureSettings:
 class ModelSettings(MixtureSettings):
     """The shape of a model that is trained from scratch."""
 
-    hidden_size: int = setting(768, "width of the model", group="model", low=2)
+    hidden_size: int = setting(768, "width of the model", group="model", low=2, high=2**20)
     num_layers: int = setting(12, "number of layers", group="model", low=1)
     num_heads: int | None = setting(
         None, "attention heads; default: heads of width 64, or 32 if hidden_size < 128", group="model", low=1

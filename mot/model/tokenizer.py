@@ -18,6 +18,9 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedToken
 from mot.runtime.flags import one_line
 
 END, PAD, UNKNOWN = "<|endoftext|>", "<|pad|>", "<|unknown|>"
+LONE_SURROGATE = re.compile("[\ud800-\udfff]")  # a byte of a command line that is not UTF-8, or half of a JSON pair
+LONGEST_WORD = 2**12  # characters; the trainer of BPE takes time with the square of the longest word
+RUNS = re.compile(rf"(\S{{{LONGEST_WORD}}}|\s{{{LONGEST_WORD}}})")
 SMALLEST_BPE = 257  # 256 bytes and one merge; a smaller vocabulary means characters
 # Most characters and texts that are encoded in one call. The call takes 100 bytes of memory for each character.
 BATCH_CHARACTERS, BATCH_TEXTS = 2**20, 2**12
@@ -60,8 +63,14 @@ def train_engine(texts: Iterable[str], vocab_size: int) -> Tokenizer:
             vocab_size=vocab_size, min_frequency=2, initial_alphabet=alphabet, show_progress=False
         )
         with _all_cores():
-            engine.train_from_iterator(texts, trainer)
+            engine.train_from_iterator(_short_words(texts), trainer)
     return engine
+
+
+def _short_words(texts: Iterable[str]) -> Iterator[str]:
+    """The texts, cut where a word, or a run of white space, is longer than LONGEST_WORD."""
+    for text in texts:
+        yield from filter(None, RUNS.split(text))
 
 
 def complete(engine: Tokenizer, num_thoughts: int) -> PreTrainedTokenizerFast:
@@ -80,19 +89,31 @@ def complete(engine: Tokenizer, num_thoughts: int) -> PreTrainedTokenizerFast:
 
 
 def load_tokenizer(name: str, num_thoughts: int) -> PreTrainedTokenizerBase:
-    """A tokenizer by path or hub id, with padding and thought tokens. Raises ValueError if it cannot be loaded."""
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
-    except (OSError, ValueError) as e:
-        raise ValueError(
-            f"--tokenizer {name}: cannot be loaded ({one_line(e, 120)}); give a directory or a hub id"
-        ) from None
+    """A tokenizer by path or hub id, with padding and thought tokens. Raises ValueError if it cannot be used."""
+    tokenizer = open_tokenizer(name, f"--tokenizer {name}")
     if tokenizer.eos_token is None:
         tokenizer.add_special_tokens({"eos_token": END})
     if tokenizer.pad_token is None:
         tokenizer.add_special_tokens({"pad_token": PAD})
     tokenizer.padding_side = "left"
-    return add_thoughts(tokenizer, num_thoughts)
+    entries, most = len(add_thoughts(tokenizer, num_thoughts)), max(tokenizer.get_vocab().values()) + 1
+    if entries != most:
+        raise ValueError(
+            f"--tokenizer {name}: has {entries} entries with ids up to {most - 1}; number them from 0 without holes"
+        )
+    return tokenizer
+
+
+def open_tokenizer(name: str, where: str) -> PreTrainedTokenizerBase:
+    """A fast tokenizer by path or hub id, as it is. Raises ValueError beginning with `where`."""
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+    except Exception as e:  # of a damaged file the libraries raise anything, also plain Exception
+        reason = one_line(e, 120) or type(e).__name__
+        raise ValueError(f"{where}: its tokenizer cannot be loaded ({reason}); give a directory or a hub id") from None
+    if not tokenizer.is_fast:
+        raise ValueError(f"{where}: its tokenizer has no tokenizer.json; convert it to a fast one and save it there")
+    return tokenizer
 
 
 def add_thoughts(tokenizer: PreTrainedTokenizerBase, num_thoughts: int) -> PreTrainedTokenizerBase:
@@ -139,6 +160,10 @@ def encode_all(tokenizer: PreTrainedTokenizerBase, texts: Iterable[str], where: 
         yield from _look_up(tokenizer, texts, where)
         return
     for batch in _batches(texts):
+        if wrong := next((match for text in batch if (match := LONE_SURROGATE.search(text))), None):
+            raise ValueError(
+                f"{where}: has {wrong[0]!a}, which is no character but a broken byte or half of a pair; remove it"
+            )
         with _all_cores():
             rows = tokenizer(batch, add_special_tokens=False, split_special_tokens=True)["input_ids"]
         yield from (np.array(ids, np.int64) for ids in rows)

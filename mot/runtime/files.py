@@ -18,8 +18,15 @@ WRITE_ERRORS = (OSError, RuntimeError, SafetensorError)  # raised by Python, tor
 
 
 def cache_dir() -> Path:
-    """Directory of downloads and tokenised data: $MOT_CACHE, or ~/.cache/mixture-of-thoughts. It may not exist yet."""
-    return Path(os.environ.get("MOT_CACHE") or "~/.cache/mixture-of-thoughts").expanduser()
+    """Directory of downloads and tokenised data: $MOT_CACHE, or ~/.cache/mixture-of-thoughts. It may not exist yet.
+
+    Raises ValueError if there is no home directory, as in a container that runs as a number without a name.
+    """
+    path = Path(os.environ.get("MOT_CACHE") or "~/.cache/mixture-of-thoughts")
+    try:
+        return path.expanduser()
+    except RuntimeError:
+        raise ValueError(f"MOT_CACHE {path}: no home directory; set MOT_CACHE or HOME") from None
 
 
 def temp_sibling(path: Path) -> Path:

@@ -78,7 +78,7 @@ class _Parser(argparse.ArgumentParser):
                 message = f"unknown flag {unknown}" + (f"; did you mean --{close}?" if close else "")
             elif switch:
                 message = f"{switch} {words[0]}: takes no value; give {switch} or --no-{switch[2:]}"
-        fail(f"{message}; {self.prog} --help lists every flag")
+        fail(f"{one_line(message, 300)}; {self.prog} --help lists every flag")
 
     def parse_args(self, args=None, namespace=None):
         self._words = list(sys.argv[1:] if args is None else args)
@@ -173,8 +173,19 @@ def parse(cls: type[Settings], argv: list[str] | None, prog: str, description: s
         if name in PATHS and isinstance(value, str):
             values[name] = os.path.expanduser(value)
     settings = cls(**values)
+    for name in fields:
+        if isinstance(value := getattr(settings, name), str):
+            _check_characters(name, value)
     settings.validate()
     return settings
+
+
+def _check_characters(name: str, value: str) -> None:
+    """Raise ValueError for a text that no file can hold: a byte that is not UTF-8, or a zero byte."""
+    if wrong := next((c for c in value if "\ud800" <= c <= "\udfff" or c == "\0"), None):
+        shown = ascii(value)[1:-1][:100]
+        reason = "a zero byte" if wrong == "\0" else "a byte that is not UTF-8"
+        raise ValueError(f"--{name} {shown}: has {reason} (character {value.index(wrong) + 1}); give UTF-8 text")
 
 
 def _type(f: dataclasses.Field) -> type:
@@ -191,7 +202,9 @@ def _read_yaml(path: str, fields: dict) -> dict:
     try:
         with open(path, encoding="utf-8") as file:
             values = yaml.safe_load(file) or {}
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as e:
+    except RecursionError:
+        raise ValueError(f"--config {path}: brackets are nested too deeply; give lines of `name: value`") from None
+    except (OSError, ValueError, yaml.YAMLError) as e:  # ValueError: not UTF-8, or no such date or number
         raise ValueError(f"--config {path}: {one_line(e, 300)}") from None
     if not isinstance(values, dict):
         raise ValueError(f"--config {path}: must be lines of `name: value`")

@@ -1,5 +1,6 @@
 """The settings of a training run. Names and defaults are those of the user's guide. No torch here."""
 
+import re
 from dataclasses import dataclass
 
 from mot.data.settings import DataSettings, TokenizerSettings
@@ -194,7 +195,8 @@ class RunSettings(DataSettings):
 
     def name(self) -> str:
         """Return the run's name."""
-        source = self.task or self.train_file.split("?")[0].rstrip("/").split("/")[-1].rsplit(".", 1)[0]
+        file = (self.train_file or "").split("?")[0].rstrip("/").split("/")[-1].rsplit(".", 1)[0]
+        source = self.task or re.sub(r"[^\w.-]", "", file).strip("-.") or "data"  # a pattern, or - for a pipe
         return self.run_name or f"{source}-{self.num_thoughts}thoughts-seed{self.seed}"
 
     def output(self) -> str:

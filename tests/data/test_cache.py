@@ -38,7 +38,7 @@ def test_a_file_is_tokenised_once(kind, vocab_size, request, own_cache, tmp_path
         (encode_module, "encode_all"),
         (load_module, "train_engine"),
         (sources_module, "check_text"),
-        (sources_module, "read_rows"),
+        (sources_module, "texts_of"),
     ):
         monkeypatch.delattr(module, name)  # a call of it fails
     assert whole(load(path, vocab_size=vocab_size)) == first
@@ -71,7 +71,7 @@ def test_whatever_is_damaged_is_made_anew(own_cache, rows_file, spoil):
         sorted(p for p in own_cache.rglob("*") if p.is_file() and p.suffix != ".lock"),
     )
     before = [p.read_bytes() for p in files]
-    assert len(files) == 2 * 3 + 2
+    assert len(files) == 2 * 3 + 3  # of the tokens, and facts: rows, split, tokenizer
     for path in files:
         spoil(path)
         assert whole(load(rows_file)) == first
@@ -106,7 +106,7 @@ def test_processes_that_start_together_end_well(own_cache, tmp_path, text_file):
     for process in processes:
         process.start()
     begin.set()
-    prints = [found.get(timeout=60) for _ in processes]
+    prints = [found.get(timeout=240) for _ in processes]
     for process in processes:
         process.join()
     assert {*prints} == {load(path, vocab_size=300).fingerprint}

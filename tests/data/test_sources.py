@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mot.data import sources as sources_module
-from mot.data.sources import check_file, check_text, pieces, read_rows
+from mot.data.pieces import pieces
+from mot.data.sources import check_file, check_text, rows
 from mot.model.tokenizer import build_tokenizer
 
 
@@ -36,23 +37,28 @@ def test_where_a_text_is_cut_depends_on_the_text_alone(text, least, more, size):
     assert "".join(parts) == text
 
 
+def read(path) -> list[tuple]:
+    """All rows of a file."""
+    return list(rows(check_file(str(path), "--train_file")))
+
+
 json_text = st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1, max_size=20)
 
 
 @settings(deadline=None)
-@given(rows=st.lists(st.tuples(json_text | st.just(""), json_text), min_size=1, max_size=4), ascii=st.booleans())
-def test_rows_are_read_as_they_were_written(tmp_path_factory, rows, ascii):
+@given(written=st.lists(st.tuples(json_text | st.just(""), json_text), min_size=1, max_size=4), ascii=st.booleans())
+def test_rows_are_read_as_they_were_written(tmp_path_factory, written, ascii):
     path = tmp_path_factory.mktemp("rows") / "rows.jsonl"
-    lines = [json.dumps({"prompt": p, "completion": c}, ensure_ascii=ascii) for p, c in rows]
+    lines = [json.dumps({"prompt": p, "completion": c}, ensure_ascii=ascii) for p, c in written]
     for newline in ("\n", "\r\n", "\n\n"):
         path.write_bytes(newline.join(lines).encode())
-        assert list(read_rows(str(path), "--train_file x")) == rows
+        assert read(path) == written
 
 
 def test_the_mark_that_some_editors_put_before_utf8_is_no_part_of_it(tmp_path):
     path = write_rows(tmp_path / "rows.jsonl", ("a", "b"))
     path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
-    assert list(read_rows(str(path), "--train_file x")) == [("a", "b")]
+    assert read(path) == [("a", "b")]
     assert check_text(str(path), "--train_file x") == len(path.read_bytes()) - 3
 
 
@@ -103,21 +109,21 @@ def test_a_key_is_in_all_rows_or_in_none_and_a_text(tmp_path, row, keys, said):
     path = tmp_path / "rows.jsonl"
     path.write_text("".join(json.dumps(row | key) + "\n" for key in keys))
     with pytest.raises(ValueError, match=f"^--train_file {re.escape(str(path))}: {re.escape(said)}") as e:
-        check_file(str(path), "--train_file", "rows")
+        check_file(str(path), "--train_file")
     assert "\n" not in str(e.value)
 
 
 def test_rows_with_keys(tmp_path):
     path = tmp_path / "rows.jsonl"
     path.write_text("".join(json.dumps(ROW | {"key": key}) + "\n" for key in "xyz"))
-    assert list(read_rows(str(path), "x")) == [("a", "b", "x"), ("a", "b", "y"), ("a", "b", "z")]
-    assert check_file(str(path), "--train_file", "rows").parts == 3
+    assert read(path) == [("a", "b", "x"), ("a", "b", "y"), ("a", "b", "z")]
+    assert check_file(str(path), "--train_file").parts == 3
 
 
 def test_restaurants_are_3879_rows(shared_data):
-    rows = list(read_rows(str(shared_data / "e2e" / "train.jsonl"), "--train_file x"))
-    assert len(rows) == 3879
-    assert all("[" in prompt and completion.startswith(" ") for prompt, completion in rows)
-    tokenizer = build_tokenizer([text for row in rows[:200] for text in row], 500, 8)
-    for prompt, completion in rows[::50]:
+    found = read(shared_data / "e2e" / "train.jsonl")
+    assert len(found) == 3879
+    assert all("[" in prompt and completion.startswith(" ") for prompt, completion in found)
+    tokenizer = build_tokenizer([text for row in found[:200] for text in row], 500, 8)
+    for prompt, completion in found[::50]:
         assert tokenizer.decode(encode(tokenizer, prompt + completion)) == prompt + completion

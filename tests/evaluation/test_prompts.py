@@ -1,5 +1,6 @@
 """The prompts of an evaluation: files of every shape, and one clear line for those that cannot be read."""
 
+import gzip
 import json
 
 import pytest
@@ -29,9 +30,30 @@ def test_rows_of_one_prompt_are_put_together(tmp_path):
     assert read_prompts(path, "--prompts") == [EvaluationPrompt("a", (" x", " y", " z")), EvaluationPrompt("b")]
 
 
+@pytest.mark.parametrize("name", ["p.txt", "p.JSONL", "p.ndjson", "p"])
+def test_rows_are_rows_whatever_the_name(tmp_path, name):
+    rows = "".join(json.dumps({"prompt": p, "completion": " x"}) + "\n" for p in "ab")
+    expected = [EvaluationPrompt("a", (" x",)), EvaluationPrompt("b", (" x",))]
+    assert read_prompts(written(tmp_path, name, rows), "--prompts") == expected
+    assert read_prompts(written(tmp_path, name, gzip.compress(rows.encode())), "--prompts") == expected
+
+
+def test_rows_as_training_reads_them(tmp_path):
+    path = written(tmp_path, "p.csv", "prompt,completion\na, x\nb, y\n")
+    assert read_prompts(path, "--prompts") == [EvaluationPrompt("a", (" x",)), EvaluationPrompt("b", (" y",))]
+    path = written(tmp_path, "p.json", json.dumps([{"instruction": "a", "input": "b", "output": "c"}]))
+    assert read_prompts(path, "--prompts") == [EvaluationPrompt("a\n\nb\n\n", ("c",))]
+    with pytest.raises(ValueError, match=r"^--text .*p.json: has rows"):
+        cut_prompts(path, 3)
+
+
 @pytest.mark.parametrize(
     ("name", "content", "words"),
     [
+        ("p.jsonl", "[" * 100_000, "line 1 cannot be read as JSON"),
+        ("p.jsonl", '{"prompt": "a", "n": ' + "9" * 5000 + "}", "line 1 cannot be read as JSON"),
+        ("p.jsonl", '{"prompt": "\\ud800"}', "line 1 has half of a surrogate pair"),
+        ("p.txt", "the king".encode("utf-16"), "is UTF-16"),
         ("p.txt", "", "is empty"),
         ("p.txt", " \n\n", "is empty"),
         ("p.txt", b"a\0b", "is binary"),

@@ -1,5 +1,8 @@
 """Tokenizers give back what they were given, and thoughts are tokens of their own."""
 
+import json
+import time
+
 import pytest
 from data_helpers import BPE, characters, encode, few_characters, mixed
 from hypothesis import given, settings
@@ -86,3 +89,61 @@ def test_identity_is_what_decides_the_ids():
     king = ["the king of night"]
     assert identity(build_tokenizer(king, 300, 1)) == identity(build_tokenizer(king, 300, 8))
     assert identity(build_tokenizer(king, 100, 4)) != identity(build_tokenizer(["the sea"], 100, 4))
+
+
+@pytest.mark.parametrize("text", ["a" * 300_000, "\n" * 300_000, "\u4e2d" * 100_000, "ab1" * 100_000])
+def test_bpe_is_trained_soon_on_text_without_spaces(text):
+    """The library alone takes minutes: its time grows with the square of the longest word."""
+    begin = time.process_time()
+    tokenizer = build_tokenizer([text], 300, 4)
+    assert time.process_time() - begin < 20
+    assert tokenizer.decode(encode(tokenizer, text)) == text
+
+
+def test_ordinary_text_is_not_cut_for_training():
+    text = "the king of night speaks softly to the sleeping sea. " * 400
+    assert list(tokenizer_module._short_words([text, "x" * 5000])) == [text, "x" * 4096, "x" * 904]
+
+
+@pytest.mark.parametrize("tokenizer", [BPE, characters("a")], ids=["BPE", "characters"])
+def test_a_broken_byte_is_refused_by_name(tokenizer):
+    with pytest.raises(ValueError, match=r"--prompt: has .*udcff"):
+        tokenizer_module.encode(tokenizer, ["a\udcff"], "--prompt")
+
+
+def damaged(folder, name: str, content: str | bytes):
+    folder.mkdir()
+    BPE.save_pretrained(folder)
+    (folder / name).write_bytes(content if isinstance(content, bytes) else content.encode())
+    return str(folder)
+
+
+@pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer_config.json"])
+@pytest.mark.parametrize(
+    "content", ["[" * 100_000, "[1]", "{}", "", "7", b"\xff\xfe", '{"model": {"type": "X"}}', "9" * 5000]
+)
+def test_a_damaged_tokenizer_is_one_line(tmp_path, name, content):
+    path = damaged(tmp_path / "t", name, content)
+    said = where = f"--tokenizer {path}: "
+    try:
+        load_tokenizer(path, 4)  # the library repairs a few
+    except ValueError as e:
+        said = str(e)
+    assert said.startswith(where)
+    assert "\n" not in said
+
+
+def test_a_tokenizer_without_a_fast_backend_is_refused(tmp_path):
+    from transformers import ByT5Tokenizer
+
+    ByT5Tokenizer().save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"--tokenizer .*: its tokenizer has no tokenizer.json"):
+        load_tokenizer(str(tmp_path), 4)
+
+
+def test_a_tokenizer_with_holes_in_its_ids_is_refused(tmp_path):
+    content = json.loads(BPE.backend_tokenizer.to_str())
+    content["model"]["vocab"] = {word: 3 * i for word, i in content["model"]["vocab"].items()}
+    path = damaged(tmp_path / "t", "tokenizer.json", json.dumps(content))
+    with pytest.raises(ValueError, match=r"--tokenizer .*: has \d+ entries with ids up to \d+; number them from 0"):
+        load_tokenizer(path, 4)
