@@ -23,30 +23,41 @@ import mot
 from mot.inference.settings import SamplingParams
 from mot.serving import chat, completions
 from mot.serving.access_log import AccessLogMiddleware
+from mot.serving.body import BodyRoute, explain
 from mot.serving.engine import Engine, GenerationRequest
 from mot.serving.guard import ApiError, Guard
 from mot.serving.limits import check_available, check_length, check_model, encode_text_prompts, invalid
+from mot.serving.logprobs import LogprobFormat
 from mot.serving.metrics import Metrics
 from mot.serving.schemas import ERRORS, GUARD_ERRORS, Model, Models, Route, RouteBody, Status
 from mot.serving.settings import ServeSettings
 from mot.serving.state import State
 from mot.serving.stream import ResponseStream, until_disconnect
 
-router = APIRouter()
+router = APIRouter(route_class=BodyRoute)
 PROBE_ERRORS = {status: ERRORS[status] for status in (503, 421, 431)}  # no key is needed
 
 
 def create_app(engine: Engine, settings: ServeSettings, keys: list[bytes]) -> FastAPI:
     """The whole app. `app.state.mot` is its State."""
     app = FastAPI(title="Mixture of Thoughts", version=mot.__version__, redirect_slashes=False)
-    app.state.mot = state = State(engine, settings, Metrics(engine), Path(settings.model).resolve().name)
+    name, logprobs = Path(settings.model).resolve().name, LogprobFormat(engine.mixture.tokenizer)
+    app.state.mot = state = State(engine, settings, Metrics(engine), name, logprobs)
     for routes in (completions.router, chat.router, router):
         app.include_router(routes)
     app.add_exception_handler(RequestValidationError, handle_invalid_body)
     app.add_exception_handler(HTTPException, handle_http_error)
     app.add_exception_handler(ApiError, handle_api_error)
     # The middleware that is added last is the outermost.
-    app.add_middleware(Guard, keys=keys, host=settings.host, max_body_bytes=settings.max_body_bytes, full=engine.full)
+    app.openapi()  # is cached: the first client would hold up the others for 0.1 s
+    app.add_middleware(
+        Guard,
+        keys=keys,
+        host=settings.host,
+        body_paths={path for path, operations in app.openapi()["paths"].items() if "post" in operations},
+        max_body_bytes=settings.max_body_bytes,
+        full=lambda: engine.full() or state.active > state.most_active,
+    )
     app.add_middleware(AccessLogMiddleware, state=state)
     return app
 
@@ -59,17 +70,15 @@ async def handle_api_error(request: Request, e: ApiError) -> Response:
 
 
 async def handle_invalid_body(request: Request, e: RequestValidationError) -> Response:
-    first = e.errors()[0]
-    place = [str(part) for part in first["loc"][1:] if not re.search(r"[^\w-]", str(part))]
-    if first["type"] == "json_invalid" or not place:
-        return await handle_api_error(request, ApiError(400, f"invalid body: {first['msg']}"))
-    reason = {"extra_forbidden": "unknown parameter", "missing": "is missing"}.get(first["type"], first["msg"])
-    return await handle_api_error(request, ApiError(400, f"{'.'.join(place)}: {reason}", place[0]))
+    message, param = explain(e.errors())
+    return await handle_api_error(request, ApiError(400, message, param))
 
 
 async def handle_http_error(request: Request, e: HTTPException) -> Response:
     response = await handle_api_error(request, ApiError(e.status_code, str(e.detail)))
     response.headers.update(e.headers or {})
+    if response.headers.get("allow") == "GET":  # the guard makes GET of HEAD
+        response.headers["allow"] = "GET, HEAD"
     return response
 
 

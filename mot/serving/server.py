@@ -124,14 +124,24 @@ def warn(message: str) -> None:
 
 
 def configure(app) -> "uvicorn.Config":
-    """How uvicorn serves the app: one process, HTTP/1.1 only, a limit on everything that it waits for."""
+    """How uvicorn serves the app: one process, HTTP/1.1 only, a limit on everything that it waits for.
+
+    Raises ValueError if the limit of open files leaves no connections.
+    """
     import uvicorn
 
-    from mot.serving.guard import MAX_HEADER_BYTES, HeaderTimeoutProtocol
+    from mot.serving.connection import IDLE_SECONDS, Connection, connection_limits
+    from mot.serving.guard import MAX_HEADER_BYTES
 
+    state = app.state.mot
+    # VllmEngine has a connection to vLLM for every text.
+    most, backlog = connection_limits(state.settings.max_batch if state.settings.engine == "vllm" else 0)
+    state.most_active = most * 3 // 4
     return uvicorn.Config(
         app,
-        http=HeaderTimeoutProtocol,
+        http=Connection,
+        limit_concurrency=most,
+        backlog=backlog,
         ws="none",
         lifespan="off",
         log_config=None,
@@ -139,8 +149,7 @@ def configure(app) -> "uvicorn.Config":
         server_header=False,
         proxy_headers=False,  # a client could forge them
         h11_max_incomplete_event_size=MAX_HEADER_BYTES,
-        # Longer than clients and proxies keep a connection: if the server closes first, a request may get lost.
-        timeout_keep_alive=65,
+        timeout_keep_alive=IDLE_SECONDS,
         timeout_graceful_shutdown=1,  # `drain` has already waited
     )
 
