@@ -247,7 +247,7 @@ def stop(server: Server, seconds: float) -> None:
     held = [server.connect() for _ in range(8)]
     for s in held:
         s.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        s.sendall(stream_request(n=64, max_tokens=1000))
+        s.sendall(stream_request(n=8, max_tokens=1000))
     time.sleep(seconds)
     begin = time.monotonic()
     server.process.send_signal(signal.SIGTERM)

@@ -6,22 +6,18 @@ The two routes of OpenAI's are in completions.py and chat.py; the others are her
 """
 
 import asyncio
-import base64
-import hashlib
 import json
-import re
 from pathlib import Path
 from typing import Any
 
 from fastapi import APIRouter, FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import HTMLResponse
 from prometheus_client import generate_latest
 from starlette.exceptions import HTTPException
 
 import mot
 from mot.inference.settings import SamplingParams
-from mot.serving import chat, completions
+from mot.serving import chat, completions, pages
 from mot.serving.access_log import AccessLogMiddleware
 from mot.serving.body import BodyRoute, explain
 from mot.serving.engine import Engine, GenerationRequest
@@ -40,16 +36,19 @@ PROBE_ERRORS = {status: ERRORS[status] for status in (503, 421, 431)}  # no key 
 
 def create_app(engine: Engine, settings: ServeSettings, keys: list[bytes]) -> FastAPI:
     """The whole app. `app.state.mot` is its State."""
-    app = FastAPI(title="Mixture of Thoughts", version=mot.__version__, redirect_slashes=False)
+    app = FastAPI(
+        title="Mixture of Thoughts", version=mot.__version__, redirect_slashes=False, docs_url=None, redoc_url=None
+    )
     name, logprobs = Path(settings.model).resolve().name, LogprobFormat(engine.mixture.tokenizer)
     app.state.mot = state = State(engine, settings, Metrics(engine), name, logprobs)
-    for routes in (completions.router, chat.router, router):
+    for routes in (completions.router, chat.router, router, pages.router):
         app.include_router(routes)
     app.add_exception_handler(RequestValidationError, handle_invalid_body)
     app.add_exception_handler(HTTPException, handle_http_error)
     app.add_exception_handler(ApiError, handle_api_error)
     # The middleware that is added last is the outermost.
-    app.openapi()  # is cached: the first client would hold up the others for 0.1 s
+    app.state.openapi = json.dumps(app.openapi()).encode()
+    app.state.docs = pages.write_docs(app)  # before the first client, whom the schema would hold up for 0.1 s
     app.add_middleware(
         Guard,
         keys=keys,
@@ -156,27 +155,3 @@ async def metrics(request: Request):
     """Prometheus' text format."""
     content = generate_latest(request.app.state.mot.metrics.registry)
     return Response(content, media_type="text/plain; version=0.0.4; charset=utf-8")
-
-
-# The playground -------------------------------------------------------------------------------------------------------
-
-PAGE = (Path(__file__).parent / "playground.html").read_text(encoding="utf-8")
-
-
-def content_hash(element: str) -> str:
-    """The source expression that lets the page's own inline script or style run, and no other."""
-    (content,) = re.findall(rf"<{element}>(.*?)</{element}>", PAGE, re.DOTALL)
-    return f"'sha256-{base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()}'"
-
-
-CONTENT_SECURITY_POLICY = (
-    f"default-src 'none'; script-src {content_hash('script')}; style-src {content_hash('style')}; connect-src 'self'; "
-    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-)
-
-
-@router.get("/", response_class=HTMLResponse, responses=GUARD_ERRORS)
-async def playground():
-    """K thoughts side by side in a browser."""
-    headers = {"content-security-policy": CONTENT_SECURITY_POLICY, "referrer-policy": "no-referrer"}
-    return HTMLResponse(PAGE, headers=headers | {"cache-control": "no-cache"})

@@ -7,10 +7,12 @@
     completions, chat    OpenAI's two routes
     stream               events of the engine -> an answer, whole or streamed
     limits, schemas      what a body may be
-    guard                host, key, sizes and timeouts, before a body is read
+    guard, body          host, key and sizes before a body is read; the body, parsed in a thread
+    connection           how long a connection may wait, and how many there may be
     state, metrics       what the routes share; Prometheus
     access_log           one JSON line per request
-    playground.html      the page at /
+    logprobs, token_text log-probabilities in OpenAI's forms; a token as bytes
+    pages                the playground at / and the fields at /docs
 
 SIGTERM or SIGINT: /ready answers 503, new requests are rejected, running ones have `--drain_seconds` to finish, exit
 code 0. A second signal exits at once.
@@ -110,6 +112,8 @@ def bind(host: str, port: int) -> socket.socket:
     except OSError as e:
         raise ValueError(f"--host {host}: is not an address of this machine ({e.strerror}); e.g. 127.0.0.1") from None
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    # Of every connection. Without it the kernel would take megabytes for a client that does not read its stream.
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 2**17)
     try:
         sock.bind(address)
     except OSError as e:
@@ -175,6 +179,7 @@ async def run(app, settings: ServeSettings, sock: socket.socket) -> None:
     serving = asyncio.create_task(server.serve([sock]))
     while not server.started and not serving.done():
         await asyncio.sleep(0.01)
+    sock.listen(1024)  # asyncio accepts few at a time, see connection.py; the others wait here instead of a second
     host, port = sock.getsockname()[:2]
     thoughts = state.engine.mixture.different_thoughts if state.engine.mixture.thoughts else "no"
     url = f"http://{f'[{host}]' if ':' in host else host}:{port}"

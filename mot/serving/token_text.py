@@ -55,13 +55,24 @@ class TokenText:
             return [(start, added.encode())]  # as it is in this context, e.g. without its space at the beginning
         if len(added) == len(ids) and added == PART * len(ids):  # SentencePiece has a mark for every wrong byte
             return [(start + i, raw) for i, raw in enumerate(raws)]
-        offsets, length = _offsets(lengthy)
-        missing = max(0, length - len(added))
-        return [(start + max(0, offset - missing), raw) for offset, raw in zip(offsets, raws, strict=True)]
+        dropped = b"".join(lengthy).decode(errors="replace").removesuffix(added)
+        if not dropped.strip(" "):  # spaces at the beginning of the text, which the tokenizer does not decode
+            lengthy = _without_first(lengthy, len(dropped))
+            raws = [raw if id in self.special else rest for id, raw, rest in zip(ids, raws, lengthy, strict=True)]
+        return [(start + offset, raw) for offset, raw in zip(_offsets(lengthy), raws, strict=True)]
 
 
-def _offsets(raws: list[bytes]) -> tuple[list[int], int]:
-    """(the number of the character with the first byte of each piece, the number of characters of all pieces)."""
+def _without_first(raws: list[bytes], count: int) -> list[bytes]:
+    """Pieces without the first `count` bytes of all of them."""
+    rest = []
+    for raw in raws:
+        rest.append(raw[count:])
+        count = max(0, count - len(raw))
+    return rest
+
+
+def _offsets(raws: list[bytes]) -> list[int]:
+    """The number of the character with the first byte of each piece."""
     decoder = codecs.getincrementaldecoder("utf-8")("replace")
     offsets, count = [], 0
     for raw in raws:
@@ -69,4 +80,4 @@ def _offsets(raws: list[bytes]) -> tuple[list[int], int]:
         unfinished = decoder.getstate()[0] != b""
         offsets.append(count if unfinished or not raw else count - 1)
         count += len(decoder.decode(raw[1:]))
-    return offsets, count + len(decoder.decode(b"", final=True))
+    return offsets
