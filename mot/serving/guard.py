@@ -222,7 +222,7 @@ async def _drain_body(receive: Receive) -> bool:
     """
     taken = 0
     try:
-        async with asyncio.timeout(1):
+        async with asyncio.timeout(min(1.0, TIMEOUT_SECONDS)):
             while taken < 2**16:
                 message = await receive()
                 if not message.get("more_body", False):

@@ -72,7 +72,8 @@ def slow_offsets(tokenizer, ids: list[int]) -> list[int]:
     for i in range(len(ids)):
         before = tokenizer.decode(ids[:i], skip_special_tokens=True)
         same = (n for n, (a, b) in enumerate(zip(before, whole, strict=False)) if a != b)
-        offsets.append(next(same, min(len(before), len(whole))))
+        # A run of bytes in which one is missing decodes to marks only, also where its characters were whole before.
+        offsets.append(max(next(same, min(len(before), len(whole))), *offsets[-1:], 0))
     return offsets
 
 
