@@ -4,6 +4,7 @@ trainer, (batch,) = step_of(tmp_path, num_thoughts=4, batch_size=32)   # assigne
 trainer.compute_loss(trainer.model, dict(batch))
 """
 
+import json
 import math
 import statistics
 
@@ -42,9 +43,7 @@ def step_of(
         file.write_text(TEXT * 60)
     else:
         file = path / "data.jsonl"
-        file.write_text(
-            "".join(f'{{"prompt": "{"the " * (i % 3)}q", "completion": "{"dog " * (1 + i % 4)}"}}\n' for i in range(80))
-        )
+        file.write_text("".join(json.dumps(json_row(i, source)) + "\n" for i in range(80)))
     shape = {"vocab_size": 100, "hidden_size": 32, "num_layers": 2, "num_heads": 2, "seq_length": 32}
     run = {"train_file": str(file), "output_dir": str(path / "run"), "max_steps": 10}
     s = TrainSettings(num_thoughts=num_thoughts, batch_size=batch_size, **shape, **run, **more)
@@ -61,6 +60,16 @@ def step_of(
     torch.manual_seed(global_seed)  # after the Trainer, which sets it too
     batches, _ = trainer.get_batch_samples(iter(parts), len(parts), torch.device("cpu"))
     return trainer, batches
+
+
+def json_row(i: int, source: str) -> dict[str, str]:
+    """Row i of a file.
+
+    `source` "rows": without keys. "same keys": the completion is the key. "keys": the key is another text.
+    """
+    row = {"prompt": "the " * (i % 3) + "q", "completion": "dog " * (1 + i % 4)}
+    keys = {"rows": {}, "same keys": {"key": row["completion"]}, "keys": {"key": "fox " * (1 + i % 3)}}
+    return row | keys[source]
 
 
 def row(batch: dict, i: int) -> tuple[list[int], list[int], list[int]]:

@@ -1,7 +1,7 @@
 """Results computed from files, kept on disk under a hash of everything that they depend on.
 
     cached({"file": digest, "count": "text"}, count)       a short text: from `cache_dir()/facts`, or from count() now
-    cached_tokens(about, "<u2", chunks, rows=False)        token ids: from `cache_dir()/tokens`, or from the chunks now
+    cached_tokens(about, "<u2", chunks, parts=0)        token ids: from `cache_dir()/tokens`, or from the chunks now
 
 Every entry carries its own sha256. A damaged entry is built again, and an entry is never seen half-written.
 """
@@ -22,15 +22,19 @@ import numpy as np
 from mot.data.datasets import MemmapArray
 from mot.runtime.files import atomic_write, cache_dir, sync
 
-FORMAT = 2  # of every entry: with a new number no old entry is found
+FORMAT = 3  # of every entry: with a new number no old entry is found
 
 
 @dataclass(frozen=True)
 class Tokens:
-    """Unsigned token ids of a text (`bounds` None), or of prompts and completions in turn (int64 `bounds` of each)."""
+    """Unsigned token ids of a text (`parts` 0), or of the `parts` texts of every row in turn (int64 `bounds` of each).
+
+    The texts of a row are prompt, completion and, if there are three, key.
+    """
 
     ids: np.ndarray | MemmapArray
     bounds: np.ndarray | MemmapArray | None
+    parts: int
     sha256: tuple[str, ...]  # of ids, and of bounds if there are any
 
 
@@ -55,15 +59,15 @@ def cached(about: dict, make: Callable[[], str]) -> str:
     return value
 
 
-def cached_tokens(about: dict, dtype: str, chunks: Callable[[], Iterator[np.ndarray]], rows: bool) -> Tokens:
-    """Disk memoisation of the ids that `chunks()` yields, under the key `about`; with `rows`, also their boundaries.
+def cached_tokens(about: dict, dtype: str, chunks: Callable[[], Iterator[np.ndarray]], parts: int) -> Tokens:
+    """Disk memoisation of the ids that `chunks()` yields, under the key `about`; with `parts`, also their boundaries.
 
     An entry is a directory: `ids`, for rows `bounds`, and meta.json, which holds `about` and the sha256 of the others.
     It is built under another name and then renamed. Each call reads the whole entry once to check it: a second or two
     per gigabyte. If several processes ask for one entry, one of them builds it and the others wait. Raises OSError if
     the cache cannot be written, and every error of `chunks`.
     """
-    names = ["ids", "bounds"] if rows else ["ids"]
+    names = ["ids", "bounds"] if parts else ["ids"]
     entry = cache_dir() / "tokens" / _key(about)
     if not _is_valid(entry, about, names):
         entry.parent.mkdir(parents=True, exist_ok=True)
@@ -72,8 +76,8 @@ def cached_tokens(about: dict, dtype: str, chunks: Callable[[], Iterator[np.ndar
             if not _is_valid(entry, about, names):
                 _build(entry, about, names, dtype, chunks())
     ids = MemmapArray(entry / "ids", dtype)
-    bounds = MemmapArray(entry / "bounds", "<i8") if rows else None
-    return Tokens(ids, bounds, tuple(json.loads((entry / "meta.json").read_text())["sha256"].values()))
+    bounds = MemmapArray(entry / "bounds", "<i8") if parts else None
+    return Tokens(ids, bounds, parts, tuple(json.loads((entry / "meta.json").read_text())["sha256"].values()))
 
 
 def _build(entry: Path, about: dict, names: list[str], dtype: str, chunks: Iterator[np.ndarray]) -> None:

@@ -1,18 +1,20 @@
 """Rows and windows of token ids, the order in which a run sees them, and batches that branch.
 
     Windows(ids, 256)[3]                          int64 [256]
-    Rows(ids, bounds, 256)[3]                     (prompt ids, completion ids)
+    Rows(ids, bounds, 256)[3]                     (prompt ids, completion ids), and key ids if rows have keys
     Batches(len(rows), 32, seed=0, batches=100)   for DataLoader(batch_sampler=...)
     branch(collate_windows(windows), point)       {"prompt", "prompt_mask", "completion", "completion_mask"}
 
 Plain text has no prompt of its own: a window of L tokens is cut at a branch point that the caller draws. A row branches
-between `prompt` and `completion`. Prompts are padded on the left and completions on the right, so that a batch has one
-branch point. Shapes: see mot/thoughts.py.
+between `prompt` and `completion`. Its key, if it has one, is what the E-step scores in place of the completion. Prompts
+are padded on the left, completions and keys on the right, so that a batch has one branch point. Shapes: see
+mot/thoughts.py.
 """
 
 import hashlib
 import os
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -72,40 +74,57 @@ class Windows(Dataset):
         """Mean number of tokens before and after a branch point drawn uniformly."""
         return self.length / 2, self.length / 2
 
+    def mean_scored(self) -> float:
+        """Mean number of tokens of a continuation."""
+        return self.length / 2
+
 
 class Rows(Dataset):
-    """Pairs of token ids (prompt, completion). Completions are cut so that no pair has more than `length` tokens.
+    """Token ids (prompt, completion) or (prompt, completion, key) of rows.
 
-    `ids` holds all prompts and completions in turn. The prompt of row i is ids[bounds[2i]:bounds[2i+1]], its completion
-    ids[bounds[2i+1]:bounds[2i+2]].
+    `ids` holds the `parts` texts of every row in turn: part j of row i is ids[bounds[parts * i + j] : bounds[parts * i
+    + j + 1]]. Completions and keys are cut so that neither has more than `length` tokens together with the prompt.
     """
 
-    def __init__(self, ids: np.ndarray | MemmapArray, bounds: np.ndarray | MemmapArray, length: int):
-        self.ids, self.bounds, self.length = ids, bounds, length
+    def __init__(self, ids: np.ndarray | MemmapArray, bounds: np.ndarray | MemmapArray, length: int, parts: int = 2):
+        self.ids, self.bounds, self.length, self.parts = ids, bounds, length, parts
 
     def __len__(self) -> int:
-        return len(self.bounds) // 2
+        return len(self.bounds) // self.parts
 
-    def __getitem__(self, i: int) -> tuple[list[int], list[int]]:
+    def __getitem__(self, i: int) -> tuple[list[int], ...]:
         if not 0 <= i < len(self):
             raise IndexError(i)
-        first, branch_point, stop = self.bounds[2 * i : 2 * i + 3].tolist()
-        row = self.ids[first : min(stop, first + self.length)].tolist()
-        return row[: branch_point - first], row[branch_point - first :]
+        bounds = self.bounds[self.parts * i : self.parts * (i + 1) + 1].tolist()
+        row = self.ids[bounds[0] : bounds[-1]].tolist()
+        prompt, *others = (row[begin - bounds[0] : end - bounds[0]] for begin, end in pairwise(bounds))
+        return prompt, *(part[: max(0, self.length - len(prompt))] for part in others)
 
-    def lengths(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Lengths of the prompts, and of the whole rows before they are cut, a million rows at a time."""
+    def lengths(self) -> Iterator[np.ndarray]:
+        """Lengths [rows, parts] of the texts before they are cut, at most a million rows at a time."""
         for i in range(0, len(self), 2**20):
-            bounds = self.bounds[2 * i : 2 * (i + 2**20) + 1]
-            yield np.diff(bounds)[::2], np.diff(bounds[::2])
+            bounds = self.bounds[self.parts * i : self.parts * (i + 2**20) + 1]
+            yield np.diff(bounds).reshape(-1, self.parts)
 
     def tokens(self) -> int:
-        return sum(int(np.minimum(rows, self.length).sum()) for _, rows in self.lengths())
+        """Number of tokens of all prompts and completions."""
+        return int(self._totals()[:2].sum())
 
     def mean_lengths(self) -> tuple[float, float]:
         """Mean number of tokens of a prompt and of a continuation."""
-        prompts = sum(int(np.minimum(prompts, self.length).sum()) for prompts, _ in self.lengths())
-        return prompts / len(self), (self.tokens() - prompts) / len(self)
+        prompts, completions = (self._totals()[:2] / len(self)).tolist()
+        return prompts, completions
+
+    def mean_scored(self) -> float:
+        """Mean number of tokens that the E-step scores: of a key, or else of a continuation."""
+        return self._totals()[-1].item() / len(self)
+
+    def _totals(self) -> np.ndarray:
+        totals = np.zeros(self.parts, np.int64)
+        for lengths in self.lengths():
+            prompts = np.minimum(lengths[:, :1], self.length)
+            totals += np.concatenate([prompts, np.minimum(lengths[:, 1:], self.length - prompts)], 1).sum(0)
+        return totals
 
 
 class Batches(Sampler[list[int]]):
@@ -157,15 +176,30 @@ def collate_windows(windows: list[Tensor]) -> dict[str, Tensor]:
     return {"window": torch.stack(windows)}
 
 
-def collate_rows(pairs: list[tuple[list[int], list[int]]], pad: int) -> dict[str, Tensor]:
-    """{"prompt": [B, P] padded left, "completion": [B, T] padded right, and a mask (1: real) of each}."""
-    P, T = (max(len(row[i]) for row in pairs) for i in (0, 1))
-    return {
-        "prompt": torch.tensor([[pad] * (P - len(p)) + p for p, _ in pairs]),
-        "prompt_mask": torch.tensor([[0] * (P - len(p)) + [1] * len(p) for p, _ in pairs]),
-        "completion": torch.tensor([c + [pad] * (T - len(c)) for _, c in pairs]),
-        "completion_mask": torch.tensor([[1] * len(c) + [0] * (T - len(c)) for _, c in pairs]),
+def collate_rows(rows: list[tuple[list[int], ...]], pad: int) -> dict[str, Tensor]:
+    """{"prompt": [B, P] padded left, "completion": [B, T] padded right, and a mask (1: real) of each}.
+
+    If the rows have keys, also "key" and its mask, padded right.
+    """
+    prompts, *others = zip(*rows, strict=True)
+    P = max(map(len, prompts))
+    batch = {
+        "prompt": torch.tensor([[pad] * (P - len(p)) + p for p in prompts]),
+        "prompt_mask": torch.tensor([[0] * (P - len(p)) + [1] * len(p) for p in prompts]),
     }
+    for name, texts in zip(("completion", "key"), others, strict=False):
+        T = max(map(len, texts))
+        batch[name] = torch.tensor([ids + [pad] * (T - len(ids)) for ids in texts])
+        batch[f"{name}_mask"] = torch.tensor([[1] * len(ids) + [0] * (T - len(ids)) for ids in texts])
+    return batch
+
+
+def keyed(batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The batch that the E-step scores: with the keys, if the rows have any, in place of the completions."""
+    scored = {name: batch[name] for name in ("prompt", "prompt_mask", "completion", "completion_mask")}
+    if "key" in batch:
+        scored |= {"completion": batch["key"], "completion_mask": batch["key_mask"]}
+    return scored
 
 
 def by_length(batch: dict[str, Tensor], parts: int) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:

@@ -1,7 +1,7 @@
 """Text to token ids, the same way for training, thinking and serving.
 
     encode_prompts(tokenizer, ["ROMEO:", messages, [17, 4]])     [[...], [...], [17, 4]]
-    encode_rows(tokenizer, texts, "--train_file x")              ids of prompts and completions in turn
+    encode_rows(tokenizer, texts, 2, "--train_file x")           ids of the two texts of every row in turn
     encode_file(file, 0, file.count, tokenizer, file.where)      Tokens of a file, through the cache
 
 Some tokenizers put a token before every text (beginning of text). That token comes before windows and prompts here too,
@@ -45,11 +45,16 @@ def encode_prompts(
     return [row or [tokenizer.eos_token_id] for row in rows]
 
 
-def encode_rows(tokenizer: PreTrainedTokenizerBase, texts: Iterable[str], where: str) -> Iterator[np.ndarray]:
-    """Ids (int64) of prompts, as in `encode_prompts`, and of completions, with end-of-text, in turn."""
+def encode_rows(
+    tokenizer: PreTrainedTokenizerBase, texts: Iterable[str], parts: int, where: str
+) -> Iterator[np.ndarray]:
+    """Ids (int64) of the `parts` texts of every row in turn.
+
+    A prompt is encoded as in `encode_prompts`; a completion and a key are followed by the end-of-text token.
+    """
     first, end = opening(tokenizer), tokenizer.eos_token_id
     for i, ids in enumerate(encode_all(tokenizer, texts, where)):
-        if i % 2:
+        if i % parts:
             row = [ids, [end]]
         elif first or len(ids):
             row = [first, ids]
@@ -58,20 +63,26 @@ def encode_rows(tokenizer: PreTrainedTokenizerBase, texts: Iterable[str], where:
         yield np.concatenate(row).astype(np.int64)
 
 
-def encode_chats(tokenizer: PreTrainedTokenizerBase, chats: Iterable[list[dict]], where: str) -> Iterator[np.ndarray]:
-    """Ids (int64) of prompts and completions of conversations in turn.
+def encode_chats(
+    tokenizer: PreTrainedTokenizerBase, chats: Iterable[tuple[list[dict], ...]], where: str
+) -> Iterator[np.ndarray]:
+    """Ids (int64) of prompts and completions of conversations in turn, and of keys if they have keys.
 
-    A last turn without an end-of-turn token gets the end-of-text token. Raises ValueError naming `where`.
+    A key is written as the assistant's last turn is. A last turn without an end-of-turn token gets the end-of-text
+    token. Raises ValueError naming `where`.
     """
-    for messages in chats:
-        try:
-            prompt, completion = (encode_chat(tokenizer, text) for text in chat_texts(tokenizer, messages))
-        except ValueError as e:
-            raise ValueError(f"{where}: {str(messages)[:80]}...: {e}") from None
-        if not ends_turn(tokenizer, completion[-1]):
-            completion.append(tokenizer.eos_token_id)
-        yield np.array(prompt, np.int64)
-        yield np.array(completion, np.int64)
+    for messages, *key in chats:
+        for i, content in enumerate([messages[-1]["content"], *key]):
+            turns = [*messages[:-1], messages[-1] | {"content": content}]
+            try:
+                prompt, completion = (encode_chat(tokenizer, text) for text in chat_texts(tokenizer, turns))
+            except ValueError as e:
+                raise ValueError(f"{where}: {str(messages)[:80]}...: {e}") from None
+            if not ends_turn(tokenizer, completion[-1]):
+                completion.append(tokenizer.eos_token_id)
+            if i == 0:
+                yield np.array(prompt, np.int64)
+            yield np.array(completion, np.int64)
 
 
 def encode_file(file: DataFile, start: int, stop: int, tokenizer: PreTrainedTokenizerBase, where: str) -> Tokens:
@@ -96,7 +107,7 @@ def encode_file(file: DataFile, start: int, stop: int, tokenizer: PreTrainedToke
             about,
             id_dtype(tokenizer),
             lambda: _encode_parts(file, start, stop, tokenizer, where),
-            rows=file.kind != "text",
+            file.parts,
         )
     except OSError as e:
         raise ValueError(
@@ -111,7 +122,7 @@ def _encode_parts(
     if file.kind == "chat":
         yield from encode_chats(tokenizer, islice(read_chats(file.path, file.where), start, stop), where)
     elif file.kind == "rows":
-        yield from encode_rows(tokenizer, texts(file, start, stop), where)
+        yield from encode_rows(tokenizer, texts(file, start, stop), file.parts, where)
     else:
         yield from encode_all(tokenizer, texts(file, start, stop), where)
     if os.stat(file.path).st_mtime_ns != file.changed:

@@ -27,7 +27,7 @@ from mot.data.settings import DataSettings, TokenizerSettings
 from mot.data.sources import PIECE, DataFile, check_file, texts
 from mot.model.tokenizer import SMALLEST_BPE, build_tokenizer, complete, load_tokenizer, opening, train_engine
 
-Pairs = list[tuple[str, str]]  # (prompt, completion)
+RowTexts = list[tuple[str, ...]]  # (prompt, completion), or with a key (prompt, completion, key)
 BPE_BYTES = 2**25  # most text that byte-level BPE is trained on; it takes 700 bytes for each different word
 NO_TEMPLATE = "and the tokenizer has no chat template; give rows with `prompt` and `completion`, or another tokenizer"
 
@@ -52,7 +52,7 @@ class Data:
 
 def load_data(
     settings: DataSettings,
-    task_rows: tuple[Pairs, Pairs] | None = None,
+    task_rows: tuple[RowTexts, RowTexts] | None = None,
     tokenizer: PreTrainedTokenizerBase | None = None,
     general_file: str | None = None,
 ) -> Data:
@@ -115,18 +115,19 @@ def _split(files: list[DataFile]) -> list[tuple[DataFile, int, int, str]]:
 
 
 def _from_task(
-    settings: DataSettings, train: Pairs, held_out: Pairs, tokenizer: PreTrainedTokenizerBase | None
+    settings: DataSettings, train: RowTexts, held_out: RowTexts, tokenizer: PreTrainedTokenizerBase | None
 ) -> Data:
     if tokenizer is None and settings.tokenizer:
         tokenizer = load_tokenizer(settings.tokenizer, settings.num_thoughts)
     if tokenizer is None:  # a task's answers are symbols, one token each
-        tokenizer = build_tokenizer(chain.from_iterable(train + held_out), SMALLEST_BPE - 1, settings.num_thoughts)
+        tokenizer = build_tokenizer(chain(*train, *held_out), SMALLEST_BPE - 1, settings.num_thoughts)
     notes, parts = [], []
     for rows, before in ((train, 0), (held_out, len(train))):
-        ids = list(encode_rows(tokenizer, chain.from_iterable(rows), "--task"))
+        number = len(rows[0])
+        ids = list(encode_rows(tokenizer, chain.from_iterable(rows), number, "--task"))
         bounds = np.cumsum([0, *map(len, ids)]).astype("<i8")
         ids = np.concatenate(ids).astype(id_dtype(tokenizer))
-        parts.append(Tokens(ids, bounds, (sha256(ids.tobytes()), sha256(bounds.tobytes()))))
+        parts.append(Tokens(ids, bounds, number, (sha256(ids.tobytes()), sha256(bounds.tobytes()))))
         _check_lengths(_dataset(settings, tokenizer, parts[-1]), settings.seq_length, "--task", before, notes)
     return _data(settings, tokenizer, parts, notes)
 
@@ -135,14 +136,15 @@ def _data(settings: DataSettings, tokenizer: PreTrainedTokenizerBase, parts: lis
     train, held_out = (_dataset(settings, tokenizer, part) for part in parts)
     text = isinstance(train, Windows)
     collate = collate_windows if text else partial(collate_rows, pad=tokenizer.pad_token_id)
-    fingerprint = sha256(json.dumps(["text" if text else "rows", *(part.sha256 for part in parts)]).encode())
+    kind = "text" if text else "rows with keys" if train.parts == 3 else "rows"
+    fingerprint = sha256(json.dumps([kind, *(part.sha256 for part in parts)]).encode())
     return Data(tokenizer, train, held_out, collate, notes, fingerprint)
 
 
 def _dataset(settings: DataSettings, tokenizer: PreTrainedTokenizerBase, part: Tokens) -> Windows | Rows:
     if part.bounds is None:
         return Windows(part.ids, settings.seq_length, opening(tokenizer))
-    return Rows(part.ids, part.bounds, settings.seq_length)
+    return Rows(part.ids, part.bounds, settings.seq_length, part.parts)
 
 
 def _check_lengths(data: Windows | Rows, seq_length: int, where: str, before: int, notes: list[str]) -> None:
@@ -155,7 +157,8 @@ def _check_lengths(data: Windows | Rows, seq_length: int, where: str, before: in
             )
         return
     longest, row, shortened = -1, 0, 0
-    for prompts, rows in data.lengths():
+    for lengths in data.lengths():
+        prompts, rows = lengths[:, 0], lengths[:, 0] + lengths[:, 1:].max(1)
         if prompts.max() > longest:
             longest, row = int(prompts.max()), before + int(prompts.argmax()) + 1
         shortened += int((rows > seq_length).sum())

@@ -30,6 +30,7 @@ class DataFile:
     where: str  # flag and path as the user gave them
     path: str  # of the local copy
     kind: str  # "text", "rows" or "chat"
+    parts: int  # texts of a row: prompt, completion and, if rows have keys, key; 0 for a text
     sha256: str
     count: int
     changed: int  # time of the last change, in nanoseconds since 1970
@@ -51,15 +52,17 @@ def check_file(path: str, flag: str, kind: str) -> DataFile:
     def count() -> str:
         characters = check_text(local, where)
         if kind == "text":
-            return f"text {characters}"
-        if next((isinstance(row, dict) and "messages" in row for _, row in _json_lines(local, where)), False):
-            return f"chat {sum(1 for _ in read_chats(local, where))}"
-        return f"rows {sum(1 for _ in read_rows(local, where))}"
+            return f"text 0 {characters}"
+        first = next((row for _, row in _json_lines(local, where)), None)
+        parts = 3 if isinstance(first, dict) and "key" in first else 2
+        if isinstance(first, dict) and "messages" in first:
+            return f"chat {parts} {sum(1 for _ in read_chats(local, where))}"
+        return f"rows {parts} {sum(1 for _ in read_rows(local, where))}"
 
-    found_kind, found = cached({"format": FORMAT, "file": digest, "count": kind}, count).split()
+    found_kind, parts, found = cached({"format": FORMAT, "file": digest, "count": kind}, count).split()
     if not int(found):
         raise ValueError(f"{where}: is empty; give a file with text in it")
-    return DataFile(where, local, found_kind, digest, int(found), changed)
+    return DataFile(where, local, found_kind, int(parts), digest, int(found), changed)
 
 
 def check_text(path: str, where: str) -> int:
@@ -102,25 +105,52 @@ def _json_lines(path: str, where: str) -> Iterator[tuple[int, object]]:
                 raise ValueError(f"{where}: line {number} is not JSON ({e.msg}); fix or remove it") from None
 
 
-def read_rows(path: str, where: str) -> Iterator[tuple[str, str]]:
-    """(prompt, completion) of every line of a .jsonl file. Raises ValueError beginning with `where` and the line."""
-    for number, row in _json_lines(path, where):
-        for key in ("prompt", "completion"):
-            if not isinstance(row, dict) or not isinstance(row.get(key), str):
+def read_rows(path: str, where: str) -> Iterator[tuple[str, ...]]:
+    """(prompt, completion) of every line of a .jsonl file, and its key if the lines have keys.
+
+    Raises ValueError beginning with `where` and the line.
+    """
+    for number, row, key in _with_keys(_json_lines(path, where), where):
+        for name in ("prompt", "completion"):
+            if not isinstance(row, dict) or not isinstance(row.get(name), str):
                 raise ValueError(
-                    f"{where}: line {number} has no text `{key}`; "
+                    f"{where}: line {number} has no text `{name}`; "
                     'every row needs {"prompt": "...", "completion": "..."}'
                 )
         if LONE_SURROGATE.search(row["prompt"] + row["completion"]):
             raise ValueError(f"{where}: line {number} has half of a surrogate pair; fix or remove it")
         if not row["completion"]:
             raise ValueError(f"{where}: line {number} has an empty `completion`; fix or remove it")
-        yield row["prompt"], row["completion"]
+        yield row["prompt"], row["completion"], *key
 
 
-def read_chats(path: str, where: str) -> Iterator[list[dict[str, str]]]:
-    """The messages of every line of a .jsonl file. Raises ValueError beginning with `where` and the line."""
-    for number, row in _json_lines(path, where):
+def _with_keys(lines: Iterable[tuple[int, object]], where: str) -> Iterator[tuple[int, object, tuple[str, ...]]]:
+    """(number, row, (key,)), or (number, row, ()) if the rows have no keys. Raises ValueError if only some have one."""
+    keyed = None
+    for number, row in lines:
+        has_key = isinstance(row, dict) and "key" in row
+        keyed = has_key if keyed is None else keyed
+        if has_key != keyed:
+            raise ValueError(
+                f"{where}: line {number} has {'a' if has_key else 'no'} `key` and the lines before it have "
+                f"{'none' if has_key else 'one'}; give every row a `key`, or none"
+            )
+        if has_key and (not isinstance(row["key"], str) or not row["key"]):
+            raise ValueError(
+                f"{where}: line {number}: `key` is {json.dumps(row['key'])[:40]}; it must be a text that says what "
+                "should differ between thoughts"
+            )
+        if has_key and LONE_SURROGATE.search(row["key"]):
+            raise ValueError(f"{where}: line {number} has half of a surrogate pair; fix or remove it")
+        yield number, row, (row["key"],) if has_key else ()
+
+
+def read_chats(path: str, where: str) -> Iterator[tuple[list[dict[str, str]], ...]]:
+    """(messages,) of every line of a .jsonl file, or (messages, key).
+
+    Raises ValueError beginning with `where` and the line.
+    """
+    for number, row, key in _with_keys(_json_lines(path, where), where):
         messages = row.get("messages") if isinstance(row, dict) else None
         well_formed = isinstance(messages, list) and all(
             isinstance(m, dict) and isinstance(m.get("role"), str) and isinstance(m.get("content"), str)
@@ -138,7 +168,7 @@ def read_chats(path: str, where: str) -> Iterator[list[dict[str, str]]]:
             )
         if any(LONE_SURROGATE.search(m["content"]) for m in messages):
             raise ValueError(f"{where}: line {number} has half of a surrogate pair; fix or remove it")
-        yield messages
+        yield messages, *key
 
 
 def _blocks(path: str, start: int, stop: int) -> Iterator[str]:
@@ -151,7 +181,7 @@ def _blocks(path: str, start: int, stop: int) -> Iterator[str]:
 
 
 def texts(source: DataFile, start: int, stop: int, every: int = 1) -> Iterator[str]:
-    """Pieces of characters start .. stop - 1 of a text, or prompts and completions of those rows in turn.
+    """Pieces of characters start .. stop - 1 of a text, or the prompt, completion and key of those rows in turn.
 
     every: of so many pieces, or rows, yield only the first.
     """

@@ -19,15 +19,16 @@ from importlib import import_module
 from typing import Protocol
 
 Pairs = list[tuple[str, str]]
+RowTexts = list[tuple[str, ...]]  # (prompt, completion), or with a key (prompt, completion, key)
 
 
 class Task(Protocol):
     """What a file of this folder offers."""
 
-    def rows(self, n: int, seed: int) -> Pairs:
+    def rows(self, n: int, seed: int) -> RowTexts:
         """n rows (prompt, completion), the same for the same seed. Raises ValueError if the rows come from a file.
 
-        A third field is the row's key, its answer in one spelling. Training does not read keys yet.
+        A third field is the row's key: what should differ between thoughts, such as the answer in its one spelling.
         """
 
     def verify(self, prompt: str, text: str) -> str | None:
@@ -80,16 +81,15 @@ def held_out(name: str) -> Pairs:
     return [row[:2] for row in load(name).rows(HELD_OUT_ROWS, HELD_OUT_SEED)]
 
 
-def training(name: str, seed: int) -> Pairs:
-    """Rows (prompt, completion) to train on, without those that are held out.
+def training(name: str, seed: int) -> RowTexts:
+    """Rows (prompt, completion), or (prompt, completion, key), to train on, without those that are held out.
 
     A creative task has one training set for all seeds, because an evaluation must know what the model has seen.
     """
     facts, unseen = TASKS[name], set(held_out(name))
     prompts = set() if facts.recurring else {row[0] for row in unseen}
     number, seed = (facts.training_rows, CREATIVE_SEED) if facts.training_rows else (TRAIN_ROWS, seed)
-    rows = (row[:2] for row in load(name).rows(number, seed))
-    return [row for row in rows if row[0] not in prompts and row not in unseen]
+    return [row for row in load(name).rows(number, seed) if row[0] not in prompts and row[:2] not in unseen]
 
 
 def independence_ceiling(answers: int, k: int) -> float:
@@ -100,7 +100,7 @@ def independence_ceiling(answers: int, k: int) -> float:
     return answers * (1 - (1 - 1 / answers) ** k)
 
 
-def creativity(name: str, texts: list[str], training: Pairs) -> float:
+def creativity(name: str, texts: list[str], training: RowTexts) -> float:
     """Share of `texts` that are valid, not answers of training rows, and not repeats of one another: 0 .. 1.
 
     "Algorithmic creativity" of Nagarajan et al. 2025 (arXiv 2504.15266). Raises ValueError if there are no texts.
@@ -110,7 +110,7 @@ def creativity(name: str, texts: list[str], training: Pairs) -> float:
     return len(_answers(name, texts) - _answers(name, [row[1] for row in training])) / len(texts)
 
 
-def creativity_ceiling(name: str, training: Pairs, samples: int) -> float:
+def creativity_ceiling(name: str, training: RowTexts, samples: int) -> float:
     """Expected creativity of a perfect sampler of the training distribution, given these training rows: 0 .. 1, exact.
 
     It draws `samples` times uniformly from the M answers, of which the training rows show U:

@@ -28,7 +28,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader
 from transformers import PrinterCallback, Trainer
 
-from mot.data.datasets import Batches, Windows, branch, by_length
+from mot.data.datasets import Batches, Windows, branch, by_length, keyed
 from mot.data.load import Data
 from mot.model.score import evaluating, lay_out, thought_logprobs
 from mot.model.tokenizer import thought_ids
@@ -73,7 +73,7 @@ class MixtureTrainer(Trainer):
         self.pad = data.tokenizer.pad_token_id
         # A window has no end of its own, so that its first tokens are scored; a row's completion is scored whole.
         self.scored_tokens = settings.estep_tokens if isinstance(data.train, Windows) else 0
-        self.mean_scored = min(self.scored_tokens or math.inf, data.train.mean_lengths()[1])  # tokens of a continuation
+        self.mean_scored = min(self.scored_tokens or math.inf, data.train.mean_scored())  # tokens
         self.last_evaluation: dict[str, float] = {}
         self.evaluated_at = -1
         self.window = LogWindow(settings.num_thoughts)
@@ -193,7 +193,7 @@ class MixtureTrainer(Trainer):
                     if not self.is_fsdp_enabled:
                         continue
                     keep[0] = True  # the forward pass of a sharded model needs every process
-                kept = {name: t[keep.to(t.device)] for name, t in b.items()}
+                kept = {name: t[keep.to(t.device)] for name, t in keyed(b).items()}
                 for some, part in by_length(kept, parts):
                     logp_BNT, router_BN, _ = thought_logprobs(
                         self.model, part, self.thoughts, self.scored_tokens, candidates_NL

@@ -1,6 +1,7 @@
 """Files are read as they were written, in pieces, and checked as if they were read whole."""
 
 import json
+import re
 from itertools import pairwise
 
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mot.data import sources as sources_module
-from mot.data.sources import check_text, pieces, read_rows
+from mot.data.sources import check_file, check_text, pieces, read_rows
 from mot.model.tokenizer import build_tokenizer
 
 
@@ -80,6 +81,37 @@ def test_a_file_is_checked_in_blocks_as_it_would_be_whole(tmp_path_factory, cont
         else:
             place = None
         assert place in found if place else found == len(content.decode("utf-8-sig"))
+
+
+ROW = {"prompt": "a", "completion": "b"}
+CHAT = {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}
+
+
+@pytest.mark.parametrize("row", [ROW, CHAT], ids=["rows", "chat"])
+@pytest.mark.parametrize(
+    ("keys", "said"),
+    [
+        ([{"key": "x"}, {}], "line 2 has no `key` and the lines before it have one; give every row a `key`, or none"),
+        ([{}, {}, {"key": "x"}], "line 3 has a `key` and the lines before it have none; give every row a `key`, or no"),
+        ([{"key": ""}], 'line 1: `key` is ""; it must be a text'),
+        ([{"key": 7}], "line 1: `key` is 7; it must be a text"),
+        ([{"key": "x"}, {"key": None}], "line 2: `key` is null; it must be a text"),
+        ([{"key": "\ud83d"}], "line 1 has half of a surrogate pair"),
+    ],
+)
+def test_a_key_is_in_all_rows_or_in_none_and_a_text(tmp_path, row, keys, said):
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(row | key) + "\n" for key in keys))
+    with pytest.raises(ValueError, match=f"^--train_file {re.escape(str(path))}: {re.escape(said)}") as e:
+        check_file(str(path), "--train_file", "rows")
+    assert "\n" not in str(e.value)
+
+
+def test_rows_with_keys(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(ROW | {"key": key}) + "\n" for key in "xyz"))
+    assert list(read_rows(str(path), "x")) == [("a", "b", "x"), ("a", "b", "y"), ("a", "b", "z")]
+    assert check_file(str(path), "--train_file", "rows").parts == 3
 
 
 def test_restaurants_are_3879_rows(shared_data):

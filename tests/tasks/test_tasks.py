@@ -136,9 +136,9 @@ def test_held_out_rows_are_always_the_same_and_never_trained_on(name, monkeypatc
     assert held_out == tasks.held_out(name)
     assert len(held_out) == 512
     training = tasks.training(name, 42)
-    assert not set(held_out) & set(training)
+    assert not set(held_out) & {row[:2] for row in training}
     if not TASKS[name].recurring:
-        assert not {prompt for prompt, _ in held_out} & {prompt for prompt, _ in training}
+        assert not {prompt for prompt, _ in held_out} & {row[0] for row in training}
     assert {len(prompt) for prompt, _ in held_out} == {0} or not TASKS[name].creative
 
 
