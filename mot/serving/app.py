@@ -76,7 +76,7 @@ async def handle_invalid_body(request: Request, e: RequestValidationError) -> Re
 async def handle_http_error(request: Request, e: HTTPException) -> Response:
     response = await handle_api_error(request, ApiError(e.status_code, str(e.detail)))
     response.headers.update(e.headers or {})
-    if response.headers.get("allow") == "GET":  # the guard makes GET of HEAD
+    if "GET" in response.headers.get("allow", ""):  # the guard makes GET of HEAD
         response.headers["allow"] = "GET, HEAD"
     return response
 

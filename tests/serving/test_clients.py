@@ -124,7 +124,7 @@ HALF = r'"\ud83d"'
         ("/v1/completions", f'{{"prompt": "a", "model": {HALF}}}'),
         ("/v1/completions", f'{{"prompt": "a", {HALF}: 1}}'),
         ("/v1/route", f'{{"prompt": {HALF}}}'),
-        ("/v1/chat/completions", f'{{"messages": [{{"role": "user", "content": {HALF}}}]}}'),
+        ("/v1/chat/completions", f'{{"messages": [{{"role": "user", "content": {HALF}}}], "max_tokens": 1}}'),
         ("/v1/chat/completions", f'{{"messages": [{{"role": {HALF}, "content": "a"}}]}}'),
     ],
 )
