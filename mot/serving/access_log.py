@@ -57,6 +57,28 @@ class AccessLogMiddleware:
             log.log(level, "request", extra={"facts": facts | {"path": path, "status": status, "seconds": seconds}})
 
 
+class OncePerSecond(logging.Filter):
+    """At most one line a second of each foreign logger, so that no client can fill the disk with its warnings."""
+
+    def __init__(self):
+        super().__init__()
+        self.last: dict[str, float] = {}
+        self.dropped: dict[str, int] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """The next line that is let through has the number of those before it that were not."""
+        name = record.name
+        if name == log.name:
+            return True
+        if record.created - self.last.get(name, 0.0) < 1:
+            self.dropped[name] = self.dropped.get(name, 0) + 1
+            return False
+        self.last[name] = record.created
+        if left_out := self.dropped.pop(name, 0):
+            record.facts = {"left_out": left_out}
+        return True
+
+
 class JsonFormatter(logging.Formatter):
     """One JSON object per line: time (UTC), level, event, and the record's `facts`."""
 
@@ -74,6 +96,7 @@ def log_as_json() -> None:
     logging.captureWarnings(True)  # a library's DeprecationWarning would be a line that is no JSON
     handler = logging.StreamHandler()
     handler.setFormatter(JsonFormatter())
+    handler.addFilter(OncePerSecond())
     levels = {"mot.serving": logging.INFO, "uvicorn.error": logging.WARNING, "asyncio": logging.ERROR}
     levels["py.warnings"] = logging.WARNING
     for name, level in levels.items():

@@ -6,47 +6,57 @@ The two routes of OpenAI's are in completions.py and chat.py; the others are her
 """
 
 import asyncio
-import base64
-import hashlib
 import json
-import re
 from pathlib import Path
 from typing import Any
 
 from fastapi import APIRouter, FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import HTMLResponse
 from prometheus_client import generate_latest
 from starlette.exceptions import HTTPException
 
 import mot
 from mot.inference.settings import SamplingParams
-from mot.serving import chat, completions
+from mot.serving import chat, completions, pages
 from mot.serving.access_log import AccessLogMiddleware
+from mot.serving.body import BodyRoute, explain
 from mot.serving.engine import Engine, GenerationRequest
 from mot.serving.guard import ApiError, Guard
 from mot.serving.limits import check_available, check_length, check_model, encode_text_prompts, invalid
+from mot.serving.logprobs import LogprobFormat
 from mot.serving.metrics import Metrics
 from mot.serving.schemas import ERRORS, GUARD_ERRORS, Model, Models, Route, RouteBody, Status
 from mot.serving.settings import ServeSettings
 from mot.serving.state import State
 from mot.serving.stream import ResponseStream, until_disconnect
 
-router = APIRouter()
+router = APIRouter(route_class=BodyRoute)
 PROBE_ERRORS = {status: ERRORS[status] for status in (503, 421, 431)}  # no key is needed
 
 
 def create_app(engine: Engine, settings: ServeSettings, keys: list[bytes]) -> FastAPI:
     """The whole app. `app.state.mot` is its State."""
-    app = FastAPI(title="Mixture of Thoughts", version=mot.__version__, redirect_slashes=False)
-    app.state.mot = state = State(engine, settings, Metrics(engine), Path(settings.model).resolve().name)
-    for routes in (completions.router, chat.router, router):
+    app = FastAPI(
+        title="Mixture of Thoughts", version=mot.__version__, redirect_slashes=False, docs_url=None, redoc_url=None
+    )
+    name, logprobs = Path(settings.model).resolve().name, LogprobFormat(engine.mixture.tokenizer)
+    app.state.mot = state = State(engine, settings, Metrics(engine), name, logprobs)
+    for routes in (completions.router, chat.router, router, pages.router):
         app.include_router(routes)
     app.add_exception_handler(RequestValidationError, handle_invalid_body)
     app.add_exception_handler(HTTPException, handle_http_error)
     app.add_exception_handler(ApiError, handle_api_error)
     # The middleware that is added last is the outermost.
-    app.add_middleware(Guard, keys=keys, host=settings.host, max_body_bytes=settings.max_body_bytes, full=engine.full)
+    app.state.openapi = json.dumps(app.openapi()).encode()
+    app.state.docs = pages.write_docs(app)  # before the first client, whom the schema would hold up for 0.1 s
+    app.add_middleware(
+        Guard,
+        keys=keys,
+        host=settings.host,
+        body_paths={path for path, operations in app.openapi()["paths"].items() if "post" in operations},
+        max_body_bytes=settings.max_body_bytes,
+        full=lambda: engine.full() or state.active > state.most_active,
+    )
     app.add_middleware(AccessLogMiddleware, state=state)
     return app
 
@@ -59,17 +69,15 @@ async def handle_api_error(request: Request, e: ApiError) -> Response:
 
 
 async def handle_invalid_body(request: Request, e: RequestValidationError) -> Response:
-    first = e.errors()[0]
-    place = [str(part) for part in first["loc"][1:] if not re.search(r"[^\w-]", str(part))]
-    if first["type"] == "json_invalid" or not place:
-        return await handle_api_error(request, ApiError(400, f"invalid body: {first['msg']}"))
-    reason = {"extra_forbidden": "unknown parameter", "missing": "is missing"}.get(first["type"], first["msg"])
-    return await handle_api_error(request, ApiError(400, f"{'.'.join(place)}: {reason}", place[0]))
+    message, param = explain(e.errors())
+    return await handle_api_error(request, ApiError(400, message, param))
 
 
 async def handle_http_error(request: Request, e: HTTPException) -> Response:
     response = await handle_api_error(request, ApiError(e.status_code, str(e.detail)))
     response.headers.update(e.headers or {})
+    if "GET" in response.headers.get("allow", ""):  # the guard makes GET of HEAD
+        response.headers["allow"] = "GET, HEAD"
     return response
 
 
@@ -147,27 +155,3 @@ async def metrics(request: Request):
     """Prometheus' text format."""
     content = generate_latest(request.app.state.mot.metrics.registry)
     return Response(content, media_type="text/plain; version=0.0.4; charset=utf-8")
-
-
-# The playground -------------------------------------------------------------------------------------------------------
-
-PAGE = (Path(__file__).parent / "playground.html").read_text(encoding="utf-8")
-
-
-def content_hash(element: str) -> str:
-    """The source expression that lets the page's own inline script or style run, and no other."""
-    (content,) = re.findall(rf"<{element}>(.*?)</{element}>", PAGE, re.DOTALL)
-    return f"'sha256-{base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()}'"
-
-
-CONTENT_SECURITY_POLICY = (
-    f"default-src 'none'; script-src {content_hash('script')}; style-src {content_hash('style')}; connect-src 'self'; "
-    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-)
-
-
-@router.get("/", response_class=HTMLResponse, responses=GUARD_ERRORS)
-async def playground():
-    """K thoughts side by side in a browser."""
-    headers = {"content-security-policy": CONTENT_SECURITY_POLICY, "referrer-policy": "no-referrer"}
-    return HTMLResponse(PAGE, headers=headers | {"cache-control": "no-cache"})

@@ -5,6 +5,7 @@ from typing import Any
 
 from fastapi import APIRouter, Request
 
+from mot.serving.body import BodyRoute
 from mot.serving.limits import (
     check_available,
     check_numbers,
@@ -12,13 +13,13 @@ from mot.serving.limits import (
     generation_requests,
     invalid,
     number_of_texts,
+    room_for_answer,
 )
-from mot.serving.logprobs import LogprobFormat
 from mot.serving.schemas import ERRORS, EVENT_STREAM, Completion, CompletionBody
 from mot.serving.state import State
 from mot.serving.stream import AnswerFormat, ResponseStream, TextPart, respond
 
-router = APIRouter()
+router = APIRouter(route_class=BodyRoute)
 
 
 @router.post("/v1/completions", response_model=Completion, responses=ERRORS | EVENT_STREAM)
@@ -32,14 +33,23 @@ async def completions(body: CompletionBody, request: Request) -> Any:
     check_numbers(state, body, max(K, n), max_tokens, len(prompts))
     check_best_of(body, n, K)
     encoded = await asyncio.to_thread(encode_text_prompts, state, prompts)
+    if body.max_tokens is None:
+        max_tokens = min(max_tokens, room_for_answer(state, max(len(ids) for _, ids in encoded), K))
     top, echo = body.logprobs, bool(body.echo)
     score_prompt = echo and top is not None
     requests = generation_requests(state, body, encoded, K, max_tokens, "prompt", top, score_prompt)
     check_available(state)
-    stream, logprob_format = ResponseStream(request, requests), LogprobFormat(state.engine.mixture.tokenizer)
+    stream, logprob_format, scores = ResponseStream(request, requests), state.logprobs, {}
     echoed = [""] * len(prompts)
     if echo:
         echoed = [p if isinstance(p, str) else logprob_format.tokenizer.decode(p) for p in prompts]
+
+    def prompt_scores(part: TextPart) -> dict:
+        if part.prompt not in scores:
+            by_id = not isinstance(prompts[part.prompt], str)
+            placed = logprob_format.with_offsets(part.prefilled.prompt, with_special=by_id)
+            scores[part.prompt] = logprob_format.completions(placed, top)
+        return scores[part.prompt]
 
     def content(part: TextPart, streamed: bool) -> dict:
         text, logprobs, before = part.text, None, echoed[part.prompt]
@@ -48,8 +58,8 @@ async def completions(body: CompletionBody, request: Request) -> Any:
         if echo and part.prefilled:
             text = before + text
         if score_prompt and part.prefilled:
-            prompt = logprob_format.completions(logprob_format.with_offsets(part.prefilled.prompt), top)
-            logprobs = {name: None if value is None else value + logprobs[name] for name, value in prompt.items()}
+            pairs = prompt_scores(part).items()
+            logprobs = {name: None if value is None else value + logprobs[name] for name, value in pairs}
         return {"text": text, "logprobs": logprobs}
 
     return await respond(request, body, stream, AnswerFormat("cmpl", "text_completion", "text_completion", content), n)

@@ -41,12 +41,16 @@ class GenerationRequest:
 
 @dataclass(frozen=True)
 class Token:
-    """A token, its character offset in the text, its logprob and the most probable (id, logprob) there. Nats."""
+    """A token, its character offset in the text, its logprob and the most probable (id, logprob) there. Nats.
+
+    `raw` are its bytes in this text, if they are known.
+    """
 
     id: int
     offset: int
     logprob: float | None
     top: tuple[tuple[int, float], ...]
+    raw: bytes | None = None
 
 
 @dataclass(frozen=True)
@@ -179,7 +183,11 @@ class Engine(ABC):
 
 
 def detokenize(
-    tokenizer: PreTrainedTokenizerBase, ids: list[int], emitted: tuple[int, int], ended: bool
+    tokenizer: PreTrainedTokenizerBase,
+    ids: list[int],
+    emitted: tuple[int, int],
+    ended: bool,
+    with_special: bool = False,
 ) -> tuple[str, tuple[int, int]]:
     """Incremental detokenisation: (the text that `ids` add, the new value of `emitted`).
 
@@ -188,8 +196,8 @@ def detokenize(
     has `ended`.
     """
     begin, end = emitted
-    old = tokenizer.decode(ids[begin:end], skip_special_tokens=True)
-    new = tokenizer.decode(ids[begin:], skip_special_tokens=True)
+    old = tokenizer.decode(ids[begin:end], skip_special_tokens=not with_special)
+    new = tokenizer.decode(ids[begin:], skip_special_tokens=not with_special)
     if len(new) > len(old) and (ended or not new.endswith("\ufffd")):
         return new[len(old) :], (end, len(ids))
     return "", emitted

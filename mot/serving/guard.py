@@ -1,16 +1,17 @@
 """The guard at the door: what a request must satisfy before the app sees it. ASGI middleware.
 
-    Guard(app, keys, host, max_body_bytes, full)
+    Guard(app, keys, host, body_paths, max_body_bytes, full)
 
 Checked in this order:
-1. Size of the headers.
+1. Framing: one of Content-Length and Transfer-Encoding. Size of the headers.
 2. Host: without a key and bound to loopback, only loopback names are served. Otherwise a web page could reach us
    through a name of its own (DNS rebinding).
 3. Key: if one is set, every path but exactly /health and /ready needs it, whether the app knows the path or not.
 4. Queue: a full queue rejects before the body is read, so that rejected clients do not slow down the others.
-5. Body: its type, size, JSON nesting and the time that it takes to arrive.
+5. Body: its type, size, JSON nesting and the time that it takes to arrive. A request that wants no body and has one is
+   answered, then its connection is closed.
 
-Errors have OpenAI's form. `HeaderTimeoutProtocol` is the connection that limits the time for a request's headers.
+Errors have OpenAI's form. HEAD is GET to the app; uvicorn drops the answer's body. connection.py has the other timers.
 """
 
 import asyncio
@@ -22,14 +23,16 @@ import re
 from collections.abc import Awaitable, Callable
 from hashlib import sha256
 
-import h11
-from uvicorn.protocols.http.h11_impl import H11Protocol
-
 OPEN_PATHS = ("/health", "/ready")
 MAX_HEADER_BYTES = 16 * 2**10
 MAX_DEPTH = 16  # levels of lists and objects in a body; the deepest valid one has five
-TIMEOUT_SECONDS = 10.0  # for the headers of a request, and for its body
+MAX_BRACKETS = 2**14  # of lists and objects in a body: a conversation of 2,048 messages in parts has 12,288
+MAX_QUOTES = 2**16  # of texts and names in a body; that conversation has 24,576
+TIMEOUT_SECONDS = 10.0  # for the headers of a request, for its body, and for a client that does not read
+FRAMING = (b"content-length", b"transfer-encoding")
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
+MOST_SHOWN = 100  # characters of a client's own text in a message
+NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 QUEUE_IS_FULL = "the queue is full; retry after Retry-After seconds"
 
 Receive = Callable[[], Awaitable[dict]]
@@ -53,38 +56,78 @@ class ApiError(Exception):
         return {"error": {"message": self.message, "type": kind, "param": self.param, "code": self.code}}
 
 
-class Guard:
-    """`keys` are SHA-256 digests of the accepted keys. Without keys every client that reaches `host` is served."""
+def shown(text: str) -> str:
+    """A client's text in a message: short and ASCII."""
+    return text[:MOST_SHOWN].encode("ascii", "backslashreplace").decode() + ("..." if len(text) > MOST_SHOWN else "")
 
-    def __init__(self, app, keys: list[bytes], host: str, max_body_bytes: int, full: Callable[[], bool]):
-        self.app, self.keys, self.max_body_bytes, self.full = app, keys, max_body_bytes, full
+
+class Guard:
+    """`keys` are SHA-256 digests of the accepted keys. Without keys every client that reaches `host` is served.
+
+    `body_paths` are the paths whose POST reads a body.
+    """
+
+    def __init__(
+        self,
+        app,
+        keys: list[bytes],
+        host: str,
+        body_paths: set[str],
+        max_body_bytes: int,
+        full: Callable[[], bool],
+    ):
+        self.app, self.keys, self.body_paths = app, keys, body_paths
+        self.max_body_bytes, self.full = max_body_bytes, full
         self.loopback_only = not keys and host in LOOPBACK
 
     async def __call__(self, scope: dict, receive: Receive, send: Send) -> None:
         assert scope["type"] == "http", scope  # uvicorn is configured without WebSockets and lifespan
-        has_body = scope["method"] not in ("GET", "HEAD")
+        framing = [(name, value) for name, value in scope["headers"] if name in FRAMING]
+        if len({name for name, _ in framing}) > 1:  # a proxy may read the other one: where does the request end?
+            await send_error(ApiError(400, "both Content-Length and Transfer-Encoding"), send, close=True)
+            return
+        wants_body = scope["method"] == "POST" and scope["path"] in self.body_paths
+        has_body = any(value != b"0" for _, value in framing)
         try:
             self._check_headers(scope)
-            if has_body and self.full():
+            if wants_body and self.full():
                 raise ApiError(429, QUEUE_IS_FULL, code="queue_full")
         except ApiError as e:
-            await send_error(e, send, close=not await _drain_body(receive))
+            await send_error(e, send, close=has_body and not await _drain_body(receive))
+            return
+        if not wants_body:
+            await self._without_body(scope, receive, send, has_body)
             return
         try:
-            receive = await self._read_body(scope, receive) if has_body else receive
+            receive = await self._read_body(scope, receive)
         except ApiError as e:
             await send_error(e, send, close=True)
             return
         await self.app(scope, receive, send)
+
+    async def _without_body(self, scope: dict, receive: Receive, send: Send, has_body: bool) -> None:
+        async def send_and_close(message: dict) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message.get("headers", []), (b"connection", b"close")]
+            await send(message)
+
+        if has_body:
+            await _drain_body(receive)
+        # A copy, because uvicorn has to see HEAD.
+        inner = scope | {"method": "GET"} if scope["method"] == "HEAD" else scope
+        await self.app(inner, receive, send_and_close if has_body else send)
+        if "route" in inner:
+            scope["route"] = inner["route"]  # the log and the metrics read it
 
     def _check_headers(self, scope: dict) -> None:
         headers = scope["headers"]
         if sum(len(name) + len(value) for name, value in headers) + len(scope["raw_path"]) > MAX_HEADER_BYTES:
             raise ApiError(431, f"headers exceed {MAX_HEADER_BYTES} bytes")
         hosts = [value.decode("latin-1") for name, value in headers if name == b"host"]
-        if self.loopback_only and (
-            len(hosts) != 1 or re.sub(r":\d+$", "", hosts[0]).strip("[]").lower() not in LOOPBACK
-        ):
+        # A load balancer may ask for health by HTTP/1.0 without Host. A browser cannot.
+        probe = not hosts and scope["http_version"] == "1.0" and scope["path"] in OPEN_PATHS
+        named = len(hosts) == 1 and re.sub(r":\d+$", "", hosts[0]).strip("[]").lower() in LOOPBACK
+        if self.loopback_only and not named and not probe:
             raise ApiError(
                 421, "without a key only loopback names are served: use http://127.0.0.1 or http://localhost"
             )
@@ -117,8 +160,9 @@ class Guard:
                         raise ApiError(413, f"body exceeds {self.max_body_bytes} bytes")
         except TimeoutError:
             raise ApiError(408, f"body did not arrive within {TIMEOUT_SECONDS:g} seconds") from None
-        if too_deep(bytes(body)):
-            raise ApiError(400, f"body is not JSON of at most {MAX_DEPTH} levels")
+        reason = await asyncio.to_thread(shape_error, bytes(body))
+        if reason:
+            raise ApiError(400, reason)
         given = False
 
         async def replay() -> dict:
@@ -144,14 +188,31 @@ def key_of(header: bytes) -> bytes:
     return b""
 
 
+def shape_error(body: bytes) -> str | None:
+    """Why a body would be expensive to parse, or None."""
+    if without_escapes(body).count(b'"') > MAX_QUOTES:
+        return f"body has more than {MAX_QUOTES // 2} texts and names"
+    if len(brackets_of(body)) > MAX_BRACKETS:
+        return f"body has more than {MAX_BRACKETS // 2} lists and objects"
+    return f"body is not JSON of at most {MAX_DEPTH} levels" if too_deep(body) else None
+
+
 def too_deep(body: bytes) -> bool:
     """True if a JSON text nests more than MAX_DEPTH levels, or closes a bracket that is not open. Takes linear time."""
-    # Possessive, and it matches an unfinished string as well. Otherwise a text of quotes would take quadratic time.
-    brackets = re.sub(rb'"(?:[^"\\]|\\.)*+(?:"|\\?\Z)', b"", body, flags=re.DOTALL)
-    brackets = re.sub(rb"[^\[\]{}]+", b"", brackets)
+    brackets = brackets_of(body)
     for _ in range(MAX_DEPTH):
         brackets = brackets.replace(b"[]", b"").replace(b"{}", b"")
     return bool(brackets)
+
+
+def brackets_of(body: bytes) -> bytes:
+    """The brackets of a JSON text outside its strings."""
+    return b"".join(without_escapes(body).split(b'"')[::2]).translate(None, NO_BRACKETS)
+
+
+def without_escapes(body: bytes) -> bytes:
+    r"""A JSON text without its \\ and \", so that every quote begins or ends a string."""
+    return body.replace(rb"\\", b"").replace(rb"\"", b"")
 
 
 async def _drain_body(receive: Receive) -> bool:
@@ -161,7 +222,7 @@ async def _drain_body(receive: Receive) -> bool:
     """
     taken = 0
     try:
-        async with asyncio.timeout(1):
+        async with asyncio.timeout(min(1.0, TIMEOUT_SECONDS)):
             while taken < 2**16:
                 message = await receive()
                 if not message.get("more_body", False):
@@ -180,38 +241,3 @@ async def send_error(e: ApiError, send: Send, close: bool) -> None:
     raw = [(name.encode(), value.encode()) for name, value in headers.items()]
     await send({"type": "http.response.start", "status": e.status, "headers": raw})
     await send({"type": "http.response.body", "body": content})
-
-
-class HeaderTimeoutProtocol(H11Protocol):
-    """uvicorn waits without limit for the rest of a request's headers. This one closes the connection after a timeout.
-
-    uvicorn has no hook for this, so we rely on the attributes `conn`, `transport` and `loop` of its class.
-    pyproject.toml has an upper bound for uvicorn, and a test in test_guard.py fails if the timeout no longer works.
-    """
-
-    timer: asyncio.TimerHandle | None = None
-
-    def connection_made(self, transport) -> None:
-        super().connection_made(transport)
-        self.timer = self.loop.call_later(TIMEOUT_SECONDS, self._close_if_idle)
-
-    def data_received(self, data: bytes) -> None:
-        super().data_received(data)
-        if self.conn.their_state is not h11.IDLE:
-            self._cancel_timer()
-        elif self.timer is None and not self.transport.is_closing():
-            self.timer = self.loop.call_later(TIMEOUT_SECONDS, self._close_if_idle)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._cancel_timer()
-        super().connection_lost(exc)
-
-    def _cancel_timer(self) -> None:
-        if self.timer is not None:
-            self.timer.cancel()
-            self.timer = None
-
-    def _close_if_idle(self) -> None:
-        self.timer = None
-        if self.conn.their_state is h11.IDLE and not self.transport.is_closing():
-            self.transport.close()

@@ -12,10 +12,11 @@ from secrets import randbits
 from mot.data.encode import encode_prompts
 from mot.inference.settings import SamplingParams
 from mot.serving.engine import Engine, GenerationRequest
-from mot.serving.guard import ApiError
+from mot.serving.guard import ApiError, shown
 from mot.serving.schemas import MAX_STOP_CHARACTERS, MAX_STOPS, GenerationBody
 from mot.serving.state import State
 
+SMALLEST_TEMPERATURE = 1e-5
 Encoded = tuple[str, list[int]]  # (what `think` seeds its generators by, token ids)
 
 
@@ -33,8 +34,8 @@ def check_available(state: State) -> None:
 
 def check_model(state: State, name: str | None) -> None:
     if name not in (None, state.name):
-        shown = name[:100].encode("ascii", "backslashreplace").decode()
-        raise ApiError(404, f"The model '{shown}' does not exist; there is '{state.name}'", "model", "model_not_found")
+        there = f"there is '{state.name}'"
+        raise ApiError(404, f"The model '{shown(name)}' does not exist; {there}", "model", "model_not_found")
 
 
 def number_of_texts(body: GenerationBody) -> int:
@@ -48,19 +49,31 @@ def stops_of(body: GenerationBody) -> tuple[str, ...]:
     return (body.stop,) if isinstance(body.stop, str) else tuple(body.stop or ())
 
 
-def check_numbers(state: State, body: GenerationBody, K: int, max_tokens: int, prompts: int) -> None:
-    """Check everything that is known before a prompt is tokenised: K texts of `max_tokens` from each of `prompts`."""
+def temperature_of(body: GenerationBody) -> float:
+    """OpenAI's 1, and 0, greedy, below 1e-5: logits divided by such a number may overflow."""
+    if body.temperature is None:
+        return 1.0
+    return body.temperature if body.temperature >= SMALLEST_TEMPERATURE else 0.0
+
+
+def check_numbers(
+    state: State, body: GenerationBody, K: int, max_tokens: int, prompts: int, tokens: str = "max_tokens"
+) -> None:
+    """Check everything that is known before a prompt is tokenised: K texts of `max_tokens` from each of `prompts`.
+
+    `tokens` is the field that gave `max_tokens`.
+    """
     settings, mixture, thoughts, stops = state.settings, state.engine.mixture, body.thoughts, stops_of(body)
     check_model(state, body.model)
     if settings.max_thoughts < K:
         raise invalid("n", f"{K}: at most {settings.max_thoughts} thoughts per prompt")
     if max_tokens > settings.max_tokens:
-        raise invalid("max_tokens", f"{max_tokens}: at most {settings.max_tokens} per text")
+        raise invalid(tokens, f"{max_tokens}: at most {settings.max_tokens} per text")
     if prompts > settings.max_queue:
         raise invalid("prompt", f"{prompts} prompts: at most {settings.max_queue} per request")
     if prompts * K * max_tokens > settings.max_request_tokens:
         most = settings.max_request_tokens
-        raise invalid("max_tokens", f"{prompts} x {K} texts of {max_tokens} tokens: at most {most} per request")
+        raise invalid(tokens, f"{prompts} x {K} texts of {max_tokens} tokens: at most {most} per request")
     if len(stops) > MAX_STOPS:
         raise invalid("stop", f"{len(stops)} stops: at most {MAX_STOPS}")
     if any(len(stop) > MAX_STOP_CHARACTERS for stop in stops):
@@ -73,11 +86,11 @@ def check_numbers(state: State, body: GenerationBody, K: int, max_tokens: int, p
     if thoughts and max(thoughts) >= W:
         raise invalid("thoughts", f"must be from 0 to {W - 1}")
     repeated = K > W if thoughts is None else len(set(thoughts)) < len(thoughts)
-    if repeated and body.temperature == 0:
+    if repeated and temperature_of(body) == 0:
         reason = f"{K} texts of {W} different thoughts repeat, and greedy repeats are copies"
-        raise invalid("temperature", f"0: {reason}; ask for fewer texts or give temperature > 0")
-    if body.stream_options is not None and not body.stream:
-        raise invalid("stream_options", "needs stream")
+        raise invalid("temperature", f"{body.temperature:g}: {reason}; ask for fewer texts or give temperature > 0")
+    if body.stream_options is not None and body.stream_options.include_usage and not body.stream:
+        raise invalid("stream_options", "include_usage needs stream")
 
 
 def encode_text_prompts(state: State, prompts: list[str] | list[list[int]]) -> list[Encoded]:
@@ -88,9 +101,13 @@ def encode_text_prompts(state: State, prompts: list[str] | list[list[int]]) -> l
             return list(zip(prompts, encode_prompts(tokenizer, prompts, "prompt"), strict=True))
         except ValueError as e:
             raise ApiError(400, str(e), "prompt") from None
+    size, context = len(tokenizer), context_length(state.engine)
     for ids in prompts:
-        if wrong := next((i for i in ids if i >= len(tokenizer)), None):
-            raise invalid("prompt", f"token {wrong} is not in the vocabulary of {len(tokenizer)}")
+        if len(ids) > context:
+            message = f"This model's maximum context length is {context} tokens; prompt has {len(ids)}"
+            raise ApiError(400, message, "prompt", "context_length_exceeded")
+        if wrong := next((i for i in ids if i >= size), None):
+            raise invalid("prompt", f"token {wrong} is not in the vocabulary of {size}")
         if wrong := next((i for i in ids if i in thoughts), None):
             raise invalid("prompt", f"token {wrong} is a thought token; ask for it with `thoughts`")
     prompts = [ids or [tokenizer.eos_token_id] for ids in prompts]
@@ -114,6 +131,18 @@ def check_length(state: State, ids: list[int], max_tokens: int, param: str) -> N
         raise ApiError(400, message, param, "context_length_exceeded")
 
 
+def room_for_answer(state: State, prompt_tokens: int, K: int) -> int:
+    """The longest answer that the limits of the server and of the model allow, at least one token."""
+    settings, before = state.settings, prompt_tokens + state.engine.mixture.thought_length
+    room = min(
+        settings.max_tokens,
+        settings.max_request_tokens // K,
+        context_length(state.engine) - before,
+        settings.max_cached_tokens // K - before,
+    )
+    return max(room, 1)
+
+
 def generation_requests(
     state: State,
     body: GenerationBody,
@@ -131,7 +160,7 @@ def generation_requests(
         sampling = SamplingParams(
             num_thoughts=K,
             max_new_tokens=max_tokens,
-            temperature=1.0 if body.temperature is None else body.temperature,
+            temperature=temperature_of(body),
             top_p=1.0 if body.top_p is None else body.top_p,
             creativity=1.0 if body.creativity is None else body.creativity,
             seed=randbits(63) if body.seed is None else body.seed,  # per prompt: two equal prompts are not copies

@@ -7,10 +7,12 @@
     completions, chat    OpenAI's two routes
     stream               events of the engine -> an answer, whole or streamed
     limits, schemas      what a body may be
-    guard                host, key, sizes and timeouts, before a body is read
+    guard, body          host, key and sizes before a body is read; the body, parsed in a thread
+    connection           how long a connection may wait, and how many there may be
     state, metrics       what the routes share; Prometheus
     access_log           one JSON line per request
-    playground.html      the page at /
+    logprobs, token_text log-probabilities in OpenAI's forms; a token as bytes
+    pages                the playground at / and the fields at /docs
 
 SIGTERM or SIGINT: /ready answers 503, new requests are rejected, running ones have `--drain_seconds` to finish, exit
 code 0. A second signal exits at once.
@@ -110,6 +112,8 @@ def bind(host: str, port: int) -> socket.socket:
     except OSError as e:
         raise ValueError(f"--host {host}: is not an address of this machine ({e.strerror}); e.g. 127.0.0.1") from None
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    # Of every connection. Without it the kernel would take megabytes for a client that does not read its stream.
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 2**17)
     try:
         sock.bind(address)
     except OSError as e:
@@ -124,14 +128,24 @@ def warn(message: str) -> None:
 
 
 def configure(app) -> "uvicorn.Config":
-    """How uvicorn serves the app: one process, HTTP/1.1 only, a limit on everything that it waits for."""
+    """How uvicorn serves the app: one process, HTTP/1.1 only, a limit on everything that it waits for.
+
+    Raises ValueError if the limit of open files leaves no connections.
+    """
     import uvicorn
 
-    from mot.serving.guard import MAX_HEADER_BYTES, HeaderTimeoutProtocol
+    from mot.serving.connection import IDLE_SECONDS, Connection, connection_limits
+    from mot.serving.guard import MAX_HEADER_BYTES
 
+    state = app.state.mot
+    # VllmEngine has a connection to vLLM for every text.
+    most, backlog = connection_limits(state.settings.max_batch if state.settings.engine == "vllm" else 0)
+    state.most_active = most * 3 // 4
     return uvicorn.Config(
         app,
-        http=HeaderTimeoutProtocol,
+        http=Connection,
+        limit_concurrency=most,
+        backlog=backlog,
         ws="none",
         lifespan="off",
         log_config=None,
@@ -139,8 +153,7 @@ def configure(app) -> "uvicorn.Config":
         server_header=False,
         proxy_headers=False,  # a client could forge them
         h11_max_incomplete_event_size=MAX_HEADER_BYTES,
-        # Longer than clients and proxies keep a connection: if the server closes first, a request may get lost.
-        timeout_keep_alive=65,
+        timeout_keep_alive=IDLE_SECONDS,
         timeout_graceful_shutdown=1,  # `drain` has already waited
     )
 
@@ -166,6 +179,7 @@ async def run(app, settings: ServeSettings, sock: socket.socket) -> None:
     serving = asyncio.create_task(server.serve([sock]))
     while not server.started and not serving.done():
         await asyncio.sleep(0.01)
+    sock.listen(1024)  # asyncio accepts few at a time, see connection.py; the others wait here instead of a second
     host, port = sock.getsockname()[:2]
     thoughts = state.engine.mixture.different_thoughts if state.engine.mixture.thoughts else "no"
     url = f"http://{f'[{host}]' if ':' in host else host}:{port}"

@@ -10,7 +10,7 @@ import asyncio
 import json
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any
@@ -46,7 +46,8 @@ class TextPart:
     mean_logprob: float = 0.0
 
     def extend(self, later: "TextPart") -> None:
-        self.text, self.tokens = self.text + later.text, self.tokens + later.tokens
+        self.text += later.text
+        self.tokens += later.tokens
         self.finish, self.mean_logprob = later.finish, later.mean_logprob
 
 
@@ -82,6 +83,7 @@ class ResponseStream:
         unfinished = {job: max(job.request.sampling.num_thoughts, 1) for job in self.jobs}
         while any(unfinished.values()):
             job, event = await self.queue.get()
+            await asyncio.sleep(0)  # `get` does not wait while there are events, and other requests would
             if isinstance(event, RequestFailed):
                 log.error("the engine failed", extra={"facts": self.facts | {"error": event.reason}})
                 raise ApiError(
@@ -157,7 +159,7 @@ async def respond(request: Request, body: GenerationBody, stream: ResponseStream
         shared = {"index": index, "finish_reason": part.finish, "thought": part.thought}
         return shared | form.content(part, streamed)
 
-    async def whole() -> dict:
+    async def whole() -> Response:
         texts: list[list[TextPart]] = [[] for _ in stream.jobs]
         async for parts in stream.parts():
             for part in parts:
@@ -165,18 +167,29 @@ async def respond(request: Request, body: GenerationBody, stream: ResponseStream
                     texts[part.prompt].append(part)
                 else:
                     texts[part.prompt][part.place].extend(part)
-        best = chain.from_iterable(_best(of_prompt, n) for of_prompt in texts)
-        choices = [choice(i, text, False) for i, text in enumerate(best)]
-        return head | {"object": form.object, "choices": choices, "usage": stream.usage()}
+        best = enumerate(chain.from_iterable(_best(of_prompt, n) for of_prompt in texts))
+        answer = head | {"object": form.object, "usage": stream.usage()}
+        # In a thread: forty prompts of 2,000 tokens with log-probabilities take seconds.
+        content = await asyncio.to_thread(lambda: dump(answer, (choice(i, text, False) for i, text in best)))
+        return Response(content, media_type="application/json")
 
-    async def chunks() -> AsyncIterator[dict]:
+    async def chunks() -> AsyncIterator[bytes]:
+        chunk = head | {"object": form.chunk_object, "usage": None}
         async for parts in stream.parts():
-            choices = [choice(part.prompt * n + part.place, part, True) for part in parts]
-            yield head | {"object": form.chunk_object, "choices": choices, "usage": None}
+            choices = (choice(part.prompt * n + part.place, part, True) for part in parts)
+            if parts and parts[0].prefilled and parts[0].prefilled.prompt:
+                yield await asyncio.to_thread(dump, chunk, choices)
+            else:
+                yield dump(chunk, choices)
         if body.stream_options and body.stream_options.include_usage:
-            yield head | {"object": form.chunk_object, "choices": [], "usage": stream.usage()}
+            yield dump(chunk | {"usage": stream.usage()}, iter(()))
 
     return event_stream(chunks()) if body.stream else await until_disconnect(request, whole())
+
+
+def dump(answer: dict, choices: Iterator[dict]) -> bytes:
+    """The JSON of an answer with its choices, one after another: a single call would hold the interpreter too long."""
+    return JSON.dump_json(answer)[:-1] + b',"choices":[' + b",".join(map(JSON.dump_json, choices)) + b"]}"
 
 
 def _best(texts: list[TextPart], n: int) -> list[TextPart]:
@@ -200,13 +213,13 @@ async def until_disconnect(request: Request, work: Coroutine) -> Any:
             task.cancel()
 
 
-def event_stream(chunks: AsyncIterator[dict]) -> EventSourceResponse:
+def event_stream(chunks: AsyncIterator[bytes]) -> EventSourceResponse:
     """Chunks as server-sent events. The status is sent by the time an error comes, so the error is an event as well."""
 
     async def events() -> AsyncIterator[bytes]:
         try:
             async for chunk in chunks:
-                yield format_sse_event(data_str=JSON.dump_json(chunk).decode())
+                yield format_sse_event(data_str=chunk.decode())
         except ApiError as e:
             yield format_sse_event(data_str=json.dumps(e.body()))
         yield format_sse_event(data_str="[DONE]")

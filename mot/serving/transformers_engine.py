@@ -35,6 +35,8 @@ from mot.model.score import read_thought
 from mot.model.shared_prompt import can_pad, join, preallocate, select, trim_left
 from mot.runtime.flags import one_line
 from mot.serving.engine import Engine, Job, Prefilled, RequestFailed, TextDelta, Token, detokenize
+from mot.serving.logprobs import place_tokens
+from mot.serving.token_text import TokenText
 
 PREFILL = 512  # tokens of a prompt computed between two decode steps
 
@@ -50,6 +52,7 @@ class Row:
     length: int
     ids: list[int] = field(default_factory=list)
     tokens: list[Token] = field(default_factory=list)  # not yet emitted; empty unless log-probabilities were asked for
+    unplaced: list[Token] = field(default_factory=list)  # the last of them, whose character is not whole yet
     text: str = ""
     decoded: tuple[int, int] = (0, 0)  # (begin, end) of `detokenize`
     emitted: int = 0  # characters
@@ -76,7 +79,7 @@ class TransformersEngine(Engine):
         super().__init__(mixture, max_batch, max_queue)
         self.max_cached_tokens, self.share = max_cached_tokens, share
         self.groups: list[Group] = []
-        self.ends = frozenset(mixture.ends)
+        self.ends, self.texts = frozenset(mixture.ends), TokenText(mixture.tokenizer)
         self.thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self.thread.start()
 
@@ -296,10 +299,13 @@ class TransformersEngine(Engine):
             finish = "length"
         text_ids = row.ids[:-1] if finish == "stop" else row.ids
         if finish != "stop" and request.top_logprobs is not None:
-            row.tokens.append(Token(token, len(row.text), logprob, top))
+            row.unplaced.append(Token(token, 0, logprob, top))
         before = len(row.text)
         added, row.decoded = detokenize(tokenizer, text_ids, row.decoded, finish is not None)
         row.text += added
+        if row.unplaced and (added or finish):
+            row.tokens += place_tokens(self.texts, row.unplaced, added, before)
+            row.unplaced = []
         longest = max(map(len, request.stops), default=1)
         places = [row.text.find(stop, max(0, before - longest + 1)) for stop in request.stops]
         if cut := [place for place in places if place >= 0]:

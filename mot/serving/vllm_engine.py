@@ -25,6 +25,8 @@ from mot.inference.settings import SamplingParams
 from mot.inference.think import MixtureOfThoughts
 from mot.runtime.flags import one_line
 from mot.serving.engine import Engine, GenerationRequest, Job, Prefilled, RequestFailed, TextDelta, Token, detokenize
+from mot.serving.logprobs import place_tokens
+from mot.serving.token_text import TokenText
 from mot.thoughts import choose_thoughts, repeats
 
 PROBE = "The quick brown fox jumps over the lazy dog."  # both sides must split it into the same tokens
@@ -46,7 +48,7 @@ class VllmEngine(Engine):
                 f"--engine vllm: a thought of {path} is a sequence of {self.mixture.thought_length} tokens, "
                 "which is not routed over HTTP; leave --engine vllm out"
             )
-        self.url, self.reachable = url.rstrip("/"), True
+        self.url, self.reachable, self.texts = url.rstrip("/"), True, TokenText(self.mixture.tokenizer)
         self.tasks: dict[Job, asyncio.Task] = {}
         key = os.environ.get("VLLM_API_KEY")
         self.http = httpx.AsyncClient(
@@ -246,7 +248,8 @@ class VllmEngine(Engine):
         request, mixture = job.request, self.mixture
         generated, logprob_sum, finish = 0, 0.0, None
         ids, decoded = [], (0, 0)  # of `detokenize`
-        characters, emitted, pending = 0, 0, []  # characters of `ids`, characters emitted, tokens not yet emitted
+        characters, emitted = 0, 0  # characters of `ids`, characters emitted
+        pending, unplaced = [], []  # tokens not yet emitted; the last of them, whose character is not whole yet
         async for chunk in self._stream(self._body(request, k, seed)):
             (choice,) = chunk["choices"]
             logprobs = choice["logprobs"] or {"token_logprobs": [], "top_logprobs": []}
@@ -257,13 +260,18 @@ class VllmEngine(Engine):
                     continue
                 if request.top_logprobs is not None:
                     top = [(int(name.removeprefix("token_id:")), lp) for name, lp in (best or {}).items()]
-                    pending.append(Token(id, characters, logprob, tuple(top[: request.top_logprobs])))
+                    unplaced.append(Token(id, 0, logprob, tuple(top[: request.top_logprobs])))
                 ids.append(id)
                 added, decoded = detokenize(mixture.tokenizer, ids, decoded, False)
-                characters += len(added)
+                if added:
+                    pending += place_tokens(self.texts, unplaced, added, characters)
+                    characters, unplaced = characters + len(added), []
             text, cut = choice["text"], isinstance(choice.get("stop_reason"), str)  # a number if a token id ended it
-            if finish and not cut:  # vLLM drops the bytes of a character that never became whole
-                text += detokenize(mixture.tokenizer, ids, decoded, True)[0]
+            if finish:
+                added = detokenize(mixture.tokenizer, ids, decoded, True)[0]
+                pending += place_tokens(self.texts, unplaced, added, characters)
+                if not cut:  # vLLM drops the bytes of a character that never became whole
+                    text += added
             emitted += len(text)
             self.counts["tokens"] += len(new_ids)
             if finish == "abort":

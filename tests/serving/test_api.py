@@ -390,7 +390,7 @@ WRONG = {
     "empty stop": ({"stop": [""]}, openai.BadRequestError, None, "stop"),
     "max_tokens": ({"max_tokens": 1025}, openai.BadRequestError, None, "max_tokens"),
     "a text for a number": ({"max_tokens": "5"}, openai.BadRequestError, None, "max_tokens"),
-    "context": ({"prompt": "a" * 2040}, openai.BadRequestError, "context_length_exceeded", "prompt"),
+    "context": ({"prompt": "a" * 2040, "max_tokens": 16}, openai.BadRequestError, "context_length_exceeded", "prompt"),
     "character": ({"prompt": "\N{SNOWMAN}"}, openai.BadRequestError, None, "prompt"),
     "thought token": ({"prompt": [10**6]}, openai.BadRequestError, None, "prompt"),
     "no such thought": ({"extra_body": {"thoughts": [4]}}, openai.BadRequestError, None, "thoughts"),
