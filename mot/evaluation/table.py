@@ -38,7 +38,8 @@ class _Table:
         if self.result["comparisons"]:
             yield Text(
                 "as good: the most diverse of a sampler's settings that are as good as the selected one; "
-                "nearest: no setting is as good, and this one is nearest",
+                "nearest: no setting is as good, and this one is nearest; "
+                "as diverse: the best setting that is as diverse as the selected one, or as its best rival",
                 "dim",
             )
         if self.result["ablations"]:
@@ -46,6 +47,8 @@ class _Table:
         answer = self.result["verdict"]["answer"]
         color = {"yes": "bold green", "no": "bold red", "none": "bold"}[answer]
         yield Text.assemble((f"{ANSWERS[answer][1]}. ", color), self.result["verdict"]["sentence"])
+        for sentence in filter(None, [*self.result["verdict"]["frontier"], self.result["quick"]]):
+            yield Text(sentence)
 
     def _table(self, extra: list[str]):
         from rich import box
@@ -70,7 +73,7 @@ class _Table:
 
 
 def _rows(result: dict) -> list[tuple[dict, str]]:
-    """(setting, its role), at most two of a baseline.
+    """(setting, its role): of a baseline at most two, and the setting of equal diversity.
 
     The validation split decides which setting is the most diverse. The test split would name the luckiest one.
     """
@@ -78,6 +81,10 @@ def _rows(result: dict) -> list[tuple[dict, str]]:
     for c in result["comparisons"]:
         if (c["matched_on"], c["mixture"]) == ("quality", result["selected"]) and c["setting"]:
             roles.setdefault(c["setting"], "as good" if c["qualified"] else "nearest")
+    for c in (*result["comparisons"], *filter(None, [result["from_rival"]])):
+        all_rivals = (c["mixture"], c["matched_on"], c["sampler"]) == (result["selected"], "diversity", "any")
+        if c["qualified"] and (all_rivals or c == result["from_rival"]):
+            roles.setdefault(c["setting"] if all_rivals else c["mixture"], "as diverse")
     for c in result["ablations"]:
         if c["matched_on"] == "quality" and c["setting"]:
             roles.setdefault(c["setting"], "ablation")

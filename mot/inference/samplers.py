@@ -38,6 +38,11 @@ def narrow_beam(setting: Setting, model: MixtureOfThoughts, k: int) -> bool:
     return k * setting.get("width", 1) <= WIDEST_BEAM
 
 
+def quick_settings(sampler: Sampler) -> list[Setting]:
+    """Every second setting, no beam wider than 2 K. Every sampler keeps as many as thoughts do, or fewer."""
+    return [s for s in sampler.settings[::2] if s.get("width", 1) <= 2]
+
+
 def chat_model(setting: Setting, model: MixtureOfThoughts, k: int) -> bool:
     """A list is asked for in words, which a model without a chat template does not follow."""
     return model.tokenizer.chat_template is not None
