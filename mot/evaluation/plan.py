@@ -13,7 +13,7 @@ from mot import tasks
 from mot.evaluation.measures import MEASURES, axes, training_rows
 from mot.evaluation.prompts import EvaluationPrompt, cut_prompts, read_prompts, split, task_prompts
 from mot.evaluation.schema import Ceiling
-from mot.evaluation.settings import FULL, EvaluateSettings
+from mot.evaluation.settings import FULL, QUICK, EvaluateSettings
 from mot.inference.sampler import Setting
 from mot.inference.samplers import BASELINES, SAMPLERS, quick_settings
 from mot.inference.think import MixtureOfThoughts
@@ -102,7 +102,7 @@ def make_plan(settings: EvaluateSettings) -> Plan:
         diversity,
         measures,
         settings.batch_size,
-        _left_out(settings, test, seeds, k) if settings.quick else None,
+        _left_out(settings, validation, test, seeds, k) if settings.quick else None,
     )
 
 
@@ -227,11 +227,20 @@ def _settings(mixture: MixtureOfThoughts, baselines: list[str], k: int, quick: b
     return settings
 
 
-def _left_out(settings: EvaluateSettings, test: list[EvaluationPrompt], seeds: list[int], k: int) -> str:
-    """What a full evaluation does more, for the first lines and the report."""
+def _left_out(
+    settings: EvaluateSettings,
+    validation: list[EvaluationPrompt],
+    test: list[EvaluationPrompt],
+    seeds: list[int],
+    k: int,
+) -> str:
+    """What --quick leaves out, for the first lines and the report."""
     found = []
-    if len(test) > 1:
-        found.append(f"{len(test)} test prompts instead of up to {FULL.prompts}")
+    if 1 < len(test) < FULL.prompts and len(test) == (settings.num_prompts or QUICK.prompts):
+        found.append(
+            f"{len(test)} test and {len(validation)} validation prompts instead of up to {FULL.prompts} and "
+            f"{MAX_VALIDATION}"
+        )
     if len(seeds) < FULL.seeds:
         found.append(f"{len(seeds)} seed{'s' * (len(seeds) > 1)} instead of {FULL.seeds}")
     if settings.task in tasks.CREATIVE and k < FULL.creative_samples:

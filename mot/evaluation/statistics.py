@@ -26,7 +26,7 @@ class Interval(NamedTuple):
         return f"{self.mean:.3f} [{self.low:.3f}, {self.high:.3f}]"
 
     def negative(self) -> "Interval":
-        return Interval(-self.mean, -self.high, -self.low)
+        return Interval(0.0 - self.mean, 0.0 - self.high, 0.0 - self.low)  # -0.0 would be shown
 
 
 class Point(NamedTuple):

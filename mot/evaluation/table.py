@@ -3,12 +3,15 @@
     console.print(table(result))
 
 It shows the selected setting of the mixture, every sampler at its best and at its most diverse, and the verdict. It is
-made for 100 columns and holds as many further measures as fit. At 80 columns long names are broken.
+made for 100 columns and holds as many further measures as fit. At 80 columns long names are broken, and recall and
+plans stay beside the number of distinct answers.
 """
 
 from dataclasses import dataclass
 
 from mot.evaluation.rows import ANSWERS, columns, decisive, further_measures, groups, order
+
+KEPT = ("distinct_valid", "recall", "plans")  # shown even if names of settings must be broken for them
 
 
 def table(result: dict):
@@ -26,8 +29,8 @@ class _Table:
 
         extra = list(further_measures(self.result))
         while extra:
-            width = Measurement.get(console, options.update(width=999), self._table(extra)).maximum
-            if width <= options.max_width:
+            width = Measurement.get(console, options.update(width=999), self._table(extra))
+            if (width.minimum if extra[-1] in KEPT else width.maximum) <= options.max_width:
                 break
             extra.pop()
         yield self._table(extra)
@@ -46,7 +49,8 @@ class _Table:
             yield Text("ablation: the mixture without a part of it; the verdict does not depend on it", "dim")
         answer = self.result["verdict"]["answer"]
         color = {"yes": "bold green", "no": "bold red", "none": "bold"}[answer]
-        yield Text.assemble((f"{ANSWERS[answer][1]}. ", color), self.result["verdict"]["sentence"])
+        sentence = ("Preliminary. " if self.result["quick"] else "") + self.result["verdict"]["sentence"]
+        yield Text.assemble((f"{ANSWERS[answer][1]}. ", color), sentence)
         for sentence in filter(None, [*self.result["verdict"]["frontier"], self.result["quick"]]):
             yield Text(sentence)
 
@@ -59,7 +63,7 @@ class _Table:
         shown = columns(self.result, [setting for setting, _ in rows])
         shown = [c for c in shown if c["name"] in ("quality", "diversity", *extra)]
         rich_table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
-        rich_table.add_column("setting")
+        rich_table.add_column("setting", overflow="fold")
         rich_table.add_column("")
         headings = [column["label"].split(" ") for column in shown]
         for heading in headings:

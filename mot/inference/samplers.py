@@ -85,7 +85,7 @@ _samplers = (
     Sampler(
         "temperature_top_p",
         "temperature x top-p",
-        "C9",
+        "C4",
         "p",
         tuple({"temperature": t, "top_p": p} for t in (0.7, 1.0, 1.3) for p in (0.8, 0.95)),
         draw_samples,
@@ -118,7 +118,7 @@ _samplers = (
     Sampler(
         "arithmetic",
         "arithmetic sampling",
-        "C7",
+        "C2",
         "h",
         _grid("temperature", *_TEMPERATURES),
         draw_by_codes,
@@ -128,7 +128,7 @@ _samplers = (
     Sampler(
         "stochastic_beam",
         "stochastic beams",
-        "C8",
+        "C3",
         "<",
         _grid("temperature", *_TEMPERATURES),
         draw_stochastic_beams,
@@ -139,7 +139,7 @@ _samplers = (
     Sampler(
         "list_prompt",
         "list prompt",
-        "C9",
+        "C0",
         ">",
         _grid("temperature", 0.0, *_TEMPERATURES[:5]),
         draw_list,
