@@ -2,7 +2,7 @@
 
     python bench/judged.py outputs/judged-1 outputs/judged-2 --json docs/results/forks_samplers.json
 
-Each directory is an evaluation of evaluate_diversity.py (version 2 of diversity.json), all with the same settings.
+Each directory is an evaluation of evaluate_diversity.py (version 2 or 3 of diversity.json), all with the same settings.
 Printed are quality and diversity on the test split, for the mixture's selected setting and every sampler's setting of
 matched quality, then mixture minus sampler. Intervals over training seeds are Student's t. The largest diversity of all
 independent samplers comes last, because a ceiling bounds it.
@@ -27,8 +27,8 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="store the rows for bench/tables.py")
     args = parser.parse_args()
     results = [json.loads((path / "diversity.json").read_text()) for path in args.evaluations]
-    if old := [str(path) for path, r in zip(args.evaluations, results, strict=True) if r["version"] != 2]:
-        parser.error(f"{old[0]}: its diversity.json has another version than 2; evaluate it again")
+    if old := [str(path) for path, r in zip(args.evaluations, results, strict=True) if r["version"] not in (2, 3)]:
+        parser.error(f"{old[0]}: its diversity.json has another version than 2 and 3; evaluate it again")
     settings = [{s["name"]: s for s in r["settings"]} for r in results]
     quality, diversity = results[0]["quality"]["name"], results[0]["diversity"]["name"]
 

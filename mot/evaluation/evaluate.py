@@ -11,6 +11,7 @@ texts as they are drawn, so an interrupted evaluation continues where it stopped
 
 import dataclasses
 import json
+import sys
 import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -37,7 +38,16 @@ from mot.evaluation.schema import (
 from mot.evaluation.scores import Scores
 from mot.evaluation.settings import EvaluateSettings
 from mot.evaluation.statistics import Point, bootstrap
-from mot.evaluation.verdict import ANY, Points, compare_ablations, compare_rivals, decide, estimate, select
+from mot.evaluation.verdict import (
+    Points,
+    against_all,
+    compare_ablations,
+    compare_from_rival,
+    compare_rivals,
+    decide,
+    estimate,
+    select,
+)
 from mot.inference.sampler import Setting
 from mot.runtime.files import atomic_write
 
@@ -49,12 +59,15 @@ def evaluate(settings: EvaluateSettings, command: str = "") -> Evaluation:
     begin = time.perf_counter()
     plan = make_plan(settings)
     texts = Texts(settings.output(), fingerprint(settings, plan), settings.overwrite)
+    if plan.left_out:
+        print(plan.left_out, file=sys.stderr, flush=True)
     draw_missing(plan, texts)
     scores = Scores(plan, texts)
     validation = {s.name: scores.point(s, "validation") for s in plan.settings}
     test = {s.name: scores.point(s, "test") for s in plan.settings}
     selected = select(validation, plan)
     comparisons = compare_rivals(validation, test, plan, selected)
+    reverse = compare_from_rival(comparisons, validation, test, plan)
     ablations = compare_ablations(validation, test, plan, selected)
     result = Evaluation(
         schema=SCHEMA,
@@ -77,18 +90,20 @@ def evaluate(settings: EvaluateSettings, command: str = "") -> Evaluation:
         k=plan.k,
         seeds=plan.test.seeds,
         max_new_tokens=plan.max_new_tokens,
+        quick=plan.left_out,
         num_validation=len(plan.validation.seeds if plan.single_prompt else plan.validation.items),
         num_test=len(plan.test.seeds if plan.single_prompt else plan.test.items),
         units="seeds" if plan.single_prompt else "prompts",
         quality=info(plan.quality) if plan.quality else None,
         diversity=info(plan.diversity),
         ceiling=ceiling(plan),
-        settings=_results(plan, scores, validation, test, selected, comparisons + ablations),
+        settings=_results(plan, scores, validation, test, selected, comparisons + ablations, reverse),
         measures={name: info(name) for name in plan.measures},
         selected=selected.name if selected else None,
         comparisons=comparisons,
+        from_rival=reverse,
         ablations=ablations,
-        verdict=decide(comparisons, test, plan, selected),
+        verdict=decide(comparisons, reverse, test, plan, selected),
         thoughts=profile(plan, scores, selected),
         samples=_samples(plan, scores, selected, comparisons),
     )
@@ -106,9 +121,11 @@ def _results(
     test: Points,
     selected: Setting | None,
     comparisons: list[Comparison],
+    reverse: Comparison | None,
 ) -> list[SettingResult]:
     """Every setting. Further measures are slow, so only settings that something compares have them."""
     compared = {(selected or plan.settings[0]).name} | {c.setting for c in comparisons}
+    compared |= {reverse.mixture} if reverse else set()
     return [
         SettingResult(
             name=s.name,
@@ -152,7 +169,7 @@ def _means(point: Point, plan: Plan) -> Means:
 
 def _samples(plan: Plan, scores: Scores, selected: Setting | None, comparisons: list[Comparison]) -> list[Sample]:
     """Texts of the mixture beside those of its best rival, for the first test prompts."""
-    rival = next((c.setting for c in comparisons if (c.sampler, c.matched_on) == (ANY, "quality")), None)
+    rival = against_all(comparisons, "quality").setting if comparisons else None
     shown = [s for s in plan.settings if s == selected or s.name == rival] or plan.settings[:1]
     cases = [(s, scores.cases(s, "test")[0]) for s in shown]
     return [

@@ -36,8 +36,9 @@ class Case:
 class Measure:
     """A number for a `Case`.
 
-    `needs`: what must be known, of "task", "countable", "creative", "added", "references" and "judge". `tolerance`: a
-    loss of at most this counts as equal quality. `worthless`: a mean of this value says that no text is of any use.
+    `needs`: what must be known, of "task", "countable", "creative", "added", "plan", "references" and "judge".
+    `tolerance`: a loss of at most this counts as equal quality. `worthless`: a mean of this value says that no text is
+    of any use.
     """
 
     description: str
@@ -91,6 +92,15 @@ def _majority_at_k(case: Case) -> float:
     return metrics.majority_at_k(case.texts, correct)
 
 
+@lru_cache(None)
+def _plan(task: str, prompt: str, text: str) -> str | None:
+    return tasks.load(task).plan(prompt, text)
+
+
+def _plans(case: Case) -> int:
+    return metrics.distinct_answers([_plan(case.task, case.item.prompt, text) for text in case.texts])
+
+
 def _added(case: Case) -> float:
     return fmean(bool(tasks.load(case.task).added(case.item.prompt, text)) for text in case.texts)
 
@@ -125,6 +135,13 @@ MEASURES: dict[str, Measure] = {
         "higher",
         _recall,
         ("task", "countable"),
+    ),
+    "plans": Measure(
+        "different plans of the K texts: orders in which valid texts mention the prompt's slots, sentence by sentence",
+        "plans",
+        "higher",
+        _plans,
+        ("task", "plan"),
     ),
     "creativity": Measure(
         "share of the texts that are valid, not in the training set and not repeated",

@@ -13,13 +13,12 @@ from mot import tasks
 from mot.evaluation.measures import MEASURES, axes, training_rows
 from mot.evaluation.prompts import EvaluationPrompt, cut_prompts, read_prompts, split, task_prompts
 from mot.evaluation.schema import Ceiling
-from mot.evaluation.settings import EvaluateSettings
+from mot.evaluation.settings import FULL, QUICK, EvaluateSettings
 from mot.inference.sampler import Setting
-from mot.inference.samplers import BASELINES, SAMPLERS
+from mot.inference.samplers import BASELINES, SAMPLERS, quick_settings
 from mot.inference.think import MixtureOfThoughts
 from mot.model.tokenizer import encode
 
-CREATIVE_SAMPLES = 1000
 MAX_VALIDATION = 128  # prompts
 
 
@@ -53,6 +52,7 @@ class Plan:
     diversity: str
     measures: list[str]
     batch_size: int
+    left_out: str | None  # what --quick leaves out, as a sentence
 
     @property
     def single_prompt(self) -> bool:
@@ -78,14 +78,15 @@ def make_plan(settings: EvaluateSettings) -> Plan:
     baselines = _baselines(settings)
     mixture = MixtureOfThoughts.from_pretrained(settings.model)
     k = _texts_per_prompt(settings, mixture)
-    drawn = _settings(mixture, baselines, k)
+    drawn = _settings(mixture, baselines, k, settings.quick)
     base = _load("--plain", settings.plain) if settings.plain else mixture
     if settings.plain and base.num_thoughts > 1:
         raise ValueError(f"--plain {settings.plain}: has thoughts; give a model trained with --num_thoughts 1")
-    seeds = list(range(settings.seeds))
+    single = len(test) == 1  # then seeds are the units, and --quick keeps them
+    seeds = list(range(settings.seeds or (FULL if single else settings.size).seeds))
     validation_seeds = seeds[:1]
-    if len(test) == 1:  # the splits differ in seeds; one draw of K > 100 texts is enough to select by
-        validation_seeds = [settings.seeds + i for i in seeds[: 1 if k > 100 else None]]
+    if single:  # the splits differ in seeds; one draw of K > 100 texts is enough to select by
+        validation_seeds = [len(seeds) + i for i in seeds[: 1 if k > 100 else None]]
     quality, diversity = axes(known, settings.task)
     return Plan(
         drawn,
@@ -101,6 +102,7 @@ def make_plan(settings: EvaluateSettings) -> Plan:
         diversity,
         measures,
         settings.batch_size,
+        _left_out(settings, validation, test, seeds, k) if settings.quick else None,
     )
 
 
@@ -130,17 +132,18 @@ def ceiling(plan: Plan) -> Ceiling | None:
 
 def _splits(settings: EvaluateSettings) -> tuple[list[EvaluationPrompt], list[EvaluationPrompt]]:
     """(validation, test)"""
+    most = settings.num_prompts or settings.size.prompts
     if settings.prompts:
         prompts = read_prompts(settings.prompts, "--prompts")
     elif settings.text:
-        prompts = cut_prompts(settings.text, settings.num_prompts + min(MAX_VALIDATION, settings.num_prompts // 2))
+        prompts = cut_prompts(settings.text, most + min(MAX_VALIDATION, most // 2))
     else:
         prompts = task_prompts(settings.task)
     if settings.tune_prompts:
         validation, test = read_prompts(settings.tune_prompts, "--tune_prompts"), prompts
     else:
         validation, test = split(prompts)
-    return validation[:MAX_VALIDATION], test[: settings.num_prompts]
+    return validation[: max(1, most // 2) if settings.quick else MAX_VALIDATION], test[:most]
 
 
 def _known(settings: EvaluateSettings, prompts: list[EvaluationPrompt]) -> set[str]:
@@ -165,7 +168,8 @@ _WAY_OUT = {
     "task": "give --task",
     "countable": "it is for tasks that know how many answers a prompt has",
     "creative": f"it is for the tasks {' and '.join(tasks.CREATIVE)}",
-    "added": f"it is for --task {' and '.join(t for t in tasks.TASKS if 'added' in tasks.TASKS[t].measures)}",
+    "added": "it is for --task e2e",
+    "plan": "it is for --task e2e",
     "references": "give .jsonl rows that all have `references` or a `completion`",
     "judge": "give --judge MODEL",
 }
@@ -206,20 +210,43 @@ def _baselines(settings: EvaluateSettings) -> list[str]:
 
 def _texts_per_prompt(settings: EvaluateSettings, mixture: MixtureOfThoughts) -> int:
     if settings.task in tasks.CREATIVE:
-        return settings.num_thoughts or CREATIVE_SAMPLES
+        return settings.num_thoughts or settings.size.creative_samples
     k = settings.num_thoughts or (mixture.num_thoughts if mixture.thoughts else 8)
     if mixture.thoughts and k > mixture.different_thoughts:
         raise ValueError(f"--num_thoughts {k}: the model has {mixture.different_thoughts}; give at most that many")
     return k
 
 
-def _settings(mixture: MixtureOfThoughts, baselines: list[str], k: int) -> list[Setting]:
+def _settings(mixture: MixtureOfThoughts, baselines: list[str], k: int, quick: bool) -> list[Setting]:
     """Every setting that can be drawn, the mixture's first."""
     samplers = [s for name, s in SAMPLERS.items() if s.kind == "mixture"] + [SAMPLERS[name] for name in baselines]
-    settings = [setting for sampler in samplers for setting in sampler.settings if setting.possible(mixture, k)]
+    grids = [quick_settings(sampler) if quick else sampler.settings for sampler in samplers]
+    settings = [setting for grid in grids for setting in grid if setting.possible(mixture, k)]
     if not settings:
         raise ValueError("--baselines: the model has no thoughts and there is no sampler to compare; give at least one")
     return settings
+
+
+def _left_out(
+    settings: EvaluateSettings,
+    validation: list[EvaluationPrompt],
+    test: list[EvaluationPrompt],
+    seeds: list[int],
+    k: int,
+) -> str:
+    """What --quick leaves out, for the first lines and the report."""
+    found = []
+    if 1 < len(test) < FULL.prompts and len(test) == (settings.num_prompts or QUICK.prompts):
+        found.append(
+            f"{len(test)} test and {len(validation)} validation prompts instead of up to {FULL.prompts} and "
+            f"{MAX_VALIDATION}"
+        )
+    if len(seeds) < FULL.seeds:
+        found.append(f"{len(seeds)} seed{'s' * (len(seeds) > 1)} instead of {FULL.seeds}")
+    if settings.task in tasks.CREATIVE and k < FULL.creative_samples:
+        found.append(f"{k} texts a draw instead of {FULL.creative_samples:,}")
+    found.append("every second setting of every sampler")
+    return f"--quick: {', '.join(found)}, no beams wider than {2 * k}. The verdict is preliminary."
 
 
 def _load(flag: str, path: str) -> MixtureOfThoughts:

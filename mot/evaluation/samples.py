@@ -5,6 +5,7 @@ draw_missing(plan, texts)
 texts.drawn[setting_name, "test", seed, prompt_number]     # K texts
 """
 
+import dataclasses
 import json
 import sys
 import threading
@@ -18,7 +19,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from mot.evaluation.plan import Plan
-from mot.inference.sampler import SampleRequest, sample
+from mot.inference.sampler import SampleRequest, Setting, sample
 
 TEXTS, RESULT = "texts.jsonl", "diversity.json"
 OLD_SPLITS = {"tuned": "validation", "judged": "test"}  # names in files before version 2 of diversity.json
@@ -76,12 +77,27 @@ class Texts:
 def draw_missing(plan: Plan, texts: Texts) -> None:
     """Draw what `texts` does not hold yet."""
     batches = list(_batches(plan, texts))
+    work = sum(_work(plan, setting, numbers) for _, setting, _, numbers in batches)
+    if batches:
+        count = plan.k * sum(len(numbers) for *_, numbers in batches)
+        _say(f"{count:,} texts to draw in {len(batches):,} batches; the first batch is timed")
     with progress(len(batches)) as started:
-        for part, setting, seed, numbers in batches:
+        for i, (part, setting, seed, numbers) in enumerate(batches):
             started(f"{part.name} split: {setting.name}")
-            prompts = [part.prompts[i] for i in numbers]
+            prompts = [part.prompts[number] for number in numbers]
             request = SampleRequest(plan.model(setting), setting, prompts, plan.k, plan.max_new_tokens, seed)
+            if i == 0:  # the first draw of a process loads code, which must not be in the estimate
+                sample(dataclasses.replace(request, prompts=prompts[:1]))
+            begin = time.monotonic()
             texts.add(setting.name, part.name, seed, numbers[0], sample(request))
+            if i == 0:
+                seconds = (time.monotonic() - begin) / _work(plan, setting, numbers) * work
+                _say(f"they take about {_duration(seconds)}, by the time of the first batch")
+
+
+def _work(plan: Plan, setting: Setting, numbers: list[int]) -> float:
+    """Rows that the model computes: texts, and for a beam search beams."""
+    return plan.k * len(numbers) * setting.get("width", 1)
 
 
 def _batches(plan: Plan, texts: Texts) -> Iterator[tuple]:
@@ -100,8 +116,7 @@ def _batches(plan: Plan, texts: Texts) -> Iterator[tuple]:
 
 @contextmanager
 def progress(total: int) -> Iterator[Callable[[str], None]]:
-    """Shows count and time left on stderr: a bar on a terminal, else a line at the start and every REPORT_EVERY
-    seconds.
+    """Shows count and time left on stderr: a bar on a terminal, else a line every REPORT_EVERY seconds.
 
     Yields a function to call with a description before each of the `total` steps.
     """
@@ -122,11 +137,9 @@ def progress(total: int) -> Iterator[Callable[[str], None]]:
     def report() -> None:
         # In a thread, because one batch of a large model may take longer than REPORT_EVERY.
         while not stop.wait(REPORT_EVERY):
-            print(_line(begun, total, time.monotonic() - begin), file=sys.stderr, flush=True)
+            _say(_line(begun, total, time.monotonic() - begin))
 
     thread = threading.Thread(target=report, daemon=True)
-    if total:
-        print(f"{total:,} batches of texts to draw", file=sys.stderr, flush=True)
     thread.start()
     try:
         yield begun.append
@@ -140,6 +153,14 @@ def _line(begun: list[str], total: int, seconds: float) -> str:
     done = max(0, len(begun) - 1)
     left = "time left unknown"
     if done:
-        minutes = seconds / done * (total - done) / 60
-        left = f"about {minutes:.0f} min left" if minutes >= 1.5 else f"about {60 * minutes:.0f} s left"
+        left = f"about {_duration(seconds / done * (total - done))} left"
     return f"{done:,} of {total:,} batches, {left}" + (f"; {begun[-1]}" if begun else "")
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds / 60:.0f} min" if seconds >= 90 else f"{seconds:.0f} s"
+
+
+def _say(line: str) -> None:
+    """To stderr, where rich puts it above its bar."""
+    print(line, file=sys.stderr, flush=True)

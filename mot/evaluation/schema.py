@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Annotated, NamedTuple, get_args, get_origin, get_type_hints
 
-SCHEMA, VERSION = "mot-diversity", 2
+SCHEMA, VERSION = "mot-diversity", 3
 
 
 class Doc(NamedTuple):
@@ -85,7 +85,8 @@ class Comparison:
     matched_on: Annotated[
         str,
         Doc(
-            "what is held equal: the most diverse setting of equal quality, or the best setting of equal diversity",
+            "what is held equal: the most diverse setting of equal quality, or the best setting that is not clearly "
+            "less diverse",
             "`quality` or `diversity`",
         ),
     ]
@@ -111,6 +112,14 @@ class Verdict:
         ),
     ]
     sentence: Annotated[str, Doc("the same with its numbers")]
+    frontier: Annotated[
+        list[str],
+        Doc(
+            "two sentences: quality against the best rival of equal diversity, and the mixture's best setting that is "
+            "as diverse as the best rival",
+            "empty where the answer is `none`",
+        ),
+    ]
 
 
 @dataclass(frozen=True)
@@ -169,6 +178,9 @@ class Evaluation:
     k: Annotated[int, Doc("K, texts per prompt", "texts")]
     seeds: Annotated[list[int], Doc("seeds of the test draws")]
     max_new_tokens: Annotated[int, Doc("longest text", "tokens")]
+    quick: Annotated[
+        str | None, Doc("what `--quick` left out, as a sentence, so that the verdict is preliminary; null: nothing")
+    ]
     num_validation: Annotated[int, Doc("size of the validation split", "`units`")]
     num_test: Annotated[int, Doc("size of the test split", "`units`")]
     units: Annotated[str, Doc("what intervals are over", "`prompts` or `seeds`")]
@@ -182,6 +194,13 @@ class Evaluation:
         Doc("the mixture's setting, selected on the validation split; null: no thoughts", "name of a setting"),
     ]
     comparisons: Annotated[list[Comparison], Doc("the mixture against rivals, each at its best setting")]
+    from_rival: Annotated[
+        Comparison | None,
+        Doc(
+            "the mixture's best setting that is as diverse as the best rival of the verdict, against that rival; "
+            "null: no rival"
+        ),
+    ]
     ablations: Annotated[list[Comparison], Doc("the selected setting against the mixture without a part of it")]
     verdict: Annotated[Verdict, Doc("the answer")]
     thoughts: Annotated[Profile | None, Doc("what the thoughts are like; null: there are none")]
@@ -196,7 +215,7 @@ _INTRODUCTION = """\
 `evaluate_diversity.py` writes this file. It holds every number that was measured, and what was asked. `report.html`
 beside it shows nothing else. The file is UTF-8 JSON without NaN. `null` means that there is no such thing, or that it
 cannot be known. A later version may add fields. A change of meaning changes `version`. Version 1 said `tuned` and
-`judged` for the validation and test split.
+`judged` for the validation and test split. Up to version 2, a setting was of equal diversity only if its mean was.
 
 An *estimate* is `{"mean": float, "low": float or null, "high": float or null}`: a mean and the 2.5 % and 97.5 %
 percentiles of its bootstrap. `low` and `high` are null where the spread is unknown, as it is for a single unit.

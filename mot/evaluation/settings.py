@@ -1,9 +1,21 @@
 """The settings of an evaluation. No torch here."""
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from mot.runtime.flags import check_ranges, setting
 from mot.tasks import OWN_ROWS, TASKS
+
+
+class Size(NamedTuple):
+    """How much an evaluation draws unless flags say otherwise."""
+
+    prompts: int  # of the test split
+    seeds: int
+    creative_samples: int  # K of a creative task
+
+
+FULL, QUICK = Size(256, 5, 1000), Size(64, 1, 200)
 
 
 @dataclass
@@ -28,7 +40,13 @@ class EvaluateSettings:
     tune_prompts: str | None = setting(
         None, "prompts of the validation split, on which samplers are tuned; default: every third prompt", group="what"
     )
-    num_prompts: int = setting(256, "the most prompts in the test split", "prompts", "what", low=1)
+    num_prompts: int | None = setting(
+        None,
+        f"the most prompts in the test split; default {FULL.prompts}, with --quick {QUICK.prompts}",
+        "prompts",
+        "what",
+        low=1,
+    )
     plain: str | None = setting(
         None,
         "a plain model for the baselines, e.g. trained with the same FLOPs; default: the model's own trunk",
@@ -52,7 +70,21 @@ class EvaluateSettings:
     max_new_tokens: int | None = setting(
         None, "longest text; default: what the task's answers need, else 60", "tokens", "how", low=1
     )
-    seeds: int = setting(5, "how often everything is sampled", "seeds", "how", low=1, high=1000)
+    seeds: int | None = setting(
+        None,
+        f"how often everything is sampled; default {FULL.seeds}, with --quick {QUICK.seeds} "
+        f"({FULL.seeds} where there is a single prompt)",
+        "seeds",
+        "how",
+        low=1,
+        high=1000,
+    )
+    quick: bool = setting(
+        False,
+        "a preliminary answer in minutes: fewer prompts, one seed, every second setting of every sampler, no wide "
+        "beams",
+        group="how",
+    )
     batch_size: int = setting(512, "texts generated at the same time", "texts", "how", low=1)
 
     output_dir: str | None = setting(None, "output directory; default outputs/diversity-NAME")
@@ -87,4 +119,8 @@ class EvaluateSettings:
     def output(self) -> str:
         model = self.model.rstrip("/").split("/")[-1]
         source = self.task or (self.prompts or self.text).split("/")[-1].rsplit(".", 1)[0]
-        return self.output_dir or f"outputs/diversity-{model}-{source}"
+        return self.output_dir or f"outputs/diversity-{model}-{source}{'-quick' if self.quick else ''}"
+
+    @property
+    def size(self) -> Size:
+        return QUICK if self.quick else FULL

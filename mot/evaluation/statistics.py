@@ -26,7 +26,7 @@ class Interval(NamedTuple):
         return f"{self.mean:.3f} [{self.low:.3f}, {self.high:.3f}]"
 
     def negative(self) -> "Interval":
-        return Interval(-self.mean, -self.high, -self.low)
+        return Interval(0.0 - self.mean, 0.0 - self.high, 0.0 - self.low)  # -0.0 would be shown
 
 
 class Point(NamedTuple):
@@ -95,7 +95,8 @@ def matched(
     """The mixture against a sampler at its best: (at the mixture's quality, at the mixture's diversity).
 
     At quality: the most diverse of the settings whose quality is at most `tolerance` below the mixture's. At diversity:
-    the best of the settings at least as diverse as the mixture. Both carry mixture minus setting, paired by prompt.
+    the best of the settings that are not clearly less diverse than the mixture: the mean of the difference, or the low
+    end of its 95 % interval, is at most 0. Both carry mixture minus setting, paired by prompt.
     Settings of *better* quality stay in the first choice, because a sampler that beats the mixture in both must be
     found. Where no setting qualifies, the nearest takes its place.
 
@@ -112,7 +113,7 @@ def matched(
     by_quality = [((q, d), setting) for q, d, setting in means]
     by_diversity = [((d, q), setting) for q, d, setting in means]
     good = [pair for pair, (q, _, _) in zip(by_diversity, means, strict=True) if q >= quality - tolerance - SLACK]
-    diverse = [pair for pair, (_, d, _) in zip(by_quality, means, strict=True) if d >= diversity - SLACK]
+    diverse = [pair for pair in by_quality if _as_diverse(pair[1], mixture, seed)]
 
     def compared(bound: str, qualified: list, best: str, nearest: list) -> Matched:
         (value, _), setting = max(qualified or nearest, key=lambda scores_and_setting: scores_and_setting[0])
@@ -128,8 +129,13 @@ def matched(
 
     return (
         compared(f"quality {quality - tolerance:.3f} or more", good, "diversity", by_quality),
-        compared(f"diversity {diversity:.3f} or more", diverse, "quality", by_diversity),
+        compared(f"diversity {diversity:.3f} or not clearly less", diverse, "quality", by_diversity),
     )
+
+
+def _as_diverse(setting: Point, mixture: Point, seed: int) -> bool:
+    lost = paired_bootstrap(mixture.diversity, setting.diversity, seed, resamples=1000)
+    return lost.mean <= SLACK or -math.inf < lost.low <= SLACK
 
 
 def _check(points: list[Point]) -> None:

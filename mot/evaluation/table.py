@@ -3,12 +3,15 @@
     console.print(table(result))
 
 It shows the selected setting of the mixture, every sampler at its best and at its most diverse, and the verdict. It is
-made for 100 columns and holds as many further measures as fit. At 80 columns long names are broken.
+made for 100 columns and holds as many further measures as fit. At 80 columns long names are broken, and recall and
+plans stay beside the number of distinct answers.
 """
 
 from dataclasses import dataclass
 
 from mot.evaluation.rows import ANSWERS, columns, decisive, further_measures, groups, order
+
+KEPT = ("distinct_valid", "recall", "plans")  # shown even if names of settings must be broken for them
 
 
 def table(result: dict):
@@ -26,8 +29,8 @@ class _Table:
 
         extra = list(further_measures(self.result))
         while extra:
-            width = Measurement.get(console, options.update(width=999), self._table(extra)).maximum
-            if width <= options.max_width:
+            width = Measurement.get(console, options.update(width=999), self._table(extra))
+            if (width.minimum if extra[-1] in KEPT else width.maximum) <= options.max_width:
                 break
             extra.pop()
         yield self._table(extra)
@@ -38,14 +41,18 @@ class _Table:
         if self.result["comparisons"]:
             yield Text(
                 "as good: the most diverse of a sampler's settings that are as good as the selected one; "
-                "nearest: no setting is as good, and this one is nearest",
+                "nearest: no setting is as good, and this one is nearest; "
+                "as diverse: the best setting that is as diverse as the selected one, or as its best rival",
                 "dim",
             )
         if self.result["ablations"]:
             yield Text("ablation: the mixture without a part of it; the verdict does not depend on it", "dim")
         answer = self.result["verdict"]["answer"]
         color = {"yes": "bold green", "no": "bold red", "none": "bold"}[answer]
-        yield Text.assemble((f"{ANSWERS[answer][1]}. ", color), self.result["verdict"]["sentence"])
+        sentence = ("Preliminary. " if self.result["quick"] else "") + self.result["verdict"]["sentence"]
+        yield Text.assemble((f"{ANSWERS[answer][1]}. ", color), sentence)
+        for sentence in filter(None, [*self.result["verdict"]["frontier"], self.result["quick"]]):
+            yield Text(sentence)
 
     def _table(self, extra: list[str]):
         from rich import box
@@ -56,7 +63,7 @@ class _Table:
         shown = columns(self.result, [setting for setting, _ in rows])
         shown = [c for c in shown if c["name"] in ("quality", "diversity", *extra)]
         rich_table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
-        rich_table.add_column("setting")
+        rich_table.add_column("setting", overflow="fold")
         rich_table.add_column("")
         headings = [column["label"].split(" ") for column in shown]
         for heading in headings:
@@ -70,7 +77,7 @@ class _Table:
 
 
 def _rows(result: dict) -> list[tuple[dict, str]]:
-    """(setting, its role), at most two of a baseline.
+    """(setting, its role): of a baseline at most two, and the setting of equal diversity.
 
     The validation split decides which setting is the most diverse. The test split would name the luckiest one.
     """
@@ -78,6 +85,10 @@ def _rows(result: dict) -> list[tuple[dict, str]]:
     for c in result["comparisons"]:
         if (c["matched_on"], c["mixture"]) == ("quality", result["selected"]) and c["setting"]:
             roles.setdefault(c["setting"], "as good" if c["qualified"] else "nearest")
+    for c in (*result["comparisons"], *filter(None, [result["from_rival"]])):
+        all_rivals = (c["mixture"], c["matched_on"], c["sampler"]) == (result["selected"], "diversity", "any")
+        if c["qualified"] and (all_rivals or c == result["from_rival"]):
+            roles.setdefault(c["setting"] if all_rivals else c["mixture"], "as diverse")
     for c in result["ablations"]:
         if c["matched_on"] == "quality" and c["setting"]:
             roles.setdefault(c["setting"], "ablation")

@@ -2,7 +2,8 @@
 
     selected = select(validation, plan)                         # the mixture's setting
     comparisons = compare_rivals(validation, test, plan, selected)
-    verdict = decide(comparisons, test, plan, selected)         # yes only if chance does not explain the difference
+    reverse = compare_from_rival(comparisons, validation, test, plan)   # the same question from the rival's side
+    verdict = decide(comparisons, reverse, test, plan, selected)        # yes only if chance does not explain it
 
 `validation` and `test` are points by name of setting, larger is better. Settings are selected on the first and compared
 on the second.
@@ -19,6 +20,7 @@ from mot.inference.sampler import Setting
 
 Points = dict[str, Point]
 ANY = "any"  # the group of all rivals
+NEAREST = " (no setting reaches the {} of thoughts, this is the nearest)"
 
 
 def select(validation: Points, plan: Plan) -> Setting | None:
@@ -56,6 +58,28 @@ def compare_ablations(validation: Points, test: Points, plan: Plan, selected: Se
     return comparisons
 
 
+def compare_from_rival(
+    comparisons: list[Comparison], validation: Points, test: Points, plan: Plan
+) -> Comparison | None:
+    """The best of the mixture's settings that are as diverse as the best rival, against that rival."""
+    if not comparisons:
+        return None
+    rival = next(s for s in plan.settings if s.name == against_all(comparisons, "quality").setting)
+    ours = [validation[s.name] for s in plan.settings_of("mixture")]
+    _, match = matched(validation[rival.name], ours, seed=0, test=test)
+    found = next(s for s in plan.settings if s.name == match.setting.name)
+    match = match._replace(
+        setting=validation[rival.name], quality=match.quality.negative(), diversity=match.diversity.negative()
+    )
+    note = "" if match.qualified else f" (no setting of thoughts reaches the diversity of {rival.name})"
+    return _comparison(found, "diversity", rival.sampler.name, match, plan, note)
+
+
+def against_all(comparisons: list[Comparison], matched_on: str) -> Comparison:
+    """The selected setting against all rivals; it is the first of its kind."""
+    return next(c for c in comparisons if (c.sampler, c.matched_on) == (ANY, matched_on))
+
+
 def _by_sampler(settings: list[Setting]) -> dict[str, list[Setting]]:
     groups: dict[str, list[Setting]] = {}
     for setting in settings:
@@ -72,15 +96,14 @@ def _compare(
         validation[ours.name], [validation[s.name] for s in settings], seed=0, tolerance=tolerance, test=test
     )
     return [
-        _comparison(ours, "quality", sampler, at_quality, plan),
-        _comparison(ours, "diversity", sampler, at_diversity, plan),
+        _comparison(ours, matched_on, sampler, match, plan, "" if match.qualified else NEAREST.format(matched_on))
+        for matched_on, match in (("quality", at_quality), ("diversity", at_diversity))
     ]
 
 
-def _comparison(ours: Setting, matched_on: str, sampler: str, match: Matched, plan: Plan) -> Comparison:
+def _comparison(ours: Setting, matched_on: str, sampler: str, match: Matched, plan: Plan, note: str) -> Comparison:
     q = estimate(match.quality, MEASURES[plan.quality].sign)
     d = estimate(match.diversity, MEASURES[plan.diversity].sign)
-    note = "" if match.qualified else f" (no setting reaches the {matched_on} of thoughts, this is the nearest)"
     sentence = (
         f"{ours.name} minus {match.setting.name}{note}: "
         f"{plan.quality} {difference(q)}, {plan.diversity} {difference(d)}"
@@ -88,21 +111,24 @@ def _comparison(ours: Setting, matched_on: str, sampler: str, match: Matched, pl
     return Comparison(ours.name, matched_on, sampler, match.setting.name, match.qualified, sentence, q, d)
 
 
-def decide(comparisons: list[Comparison], test: Points, plan: Plan, selected: Setting | None) -> Verdict:
+def decide(
+    comparisons: list[Comparison], reverse: Comparison | None, test: Points, plan: Plan, selected: Setting | None
+) -> Verdict:
     """Yes only if the mixture is more diverse than the best rival of equal quality, with the whole 95 % interval."""
     if selected is None:
-        return Verdict("none", "The model has no thoughts; these are its samplers alone.")
+        return Verdict("none", "The model has no thoughts; these are its samplers alone.", [])
     if plan.quality is None:
         return Verdict(
             "none",
             "No measure says how good the texts are, and diversity alone is no merit; "
             "give --judge, --task, or prompts with references.",
+            [],
         )
     if not comparisons:
-        return Verdict("none", "There is no rival to compare with; give --baselines.")
+        return Verdict("none", "There is no rival to compare with; give --baselines.", [])
     if _all_worthless(test, plan):
-        return Verdict("none", f"No text of the mixture or of a rival is of use: {plan.quality} is 0 everywhere.")
-    rival = next(c for c in comparisons if (c.sampler, c.matched_on) == (ANY, "quality"))
+        return Verdict("none", f"No text of the mixture or of a rival is of use: {plan.quality} is 0 everywhere.", [])
+    rival = against_all(comparisons, "quality")
     sign = MEASURES[plan.diversity].sign
     bound = rival.diversity.low if sign > 0 else rival.diversity.high
     yes = bound is not None and sign * bound > 0
@@ -112,6 +138,27 @@ def decide(comparisons: list[Comparison], test: Points, plan: Plan, selected: Se
         f"{'Different and good' if yes else 'Not more different'}: against the most diverse rival {which} "
         f"({rival.setting}), {selected.name} has {plan.diversity} {difference(rival.diversity)} "
         f"and {plan.quality} {difference(rival.quality)}.",
+        [_best_at_its_diversity(against_all(comparisons, "diversity"), plan), _best_at_rivals_diversity(reverse, plan)],
+    )
+
+
+def _best_at_its_diversity(c: Comparison, plan: Plan) -> str:
+    gap = f"{c.mixture} has {plan.quality} {difference(c.quality)} and {plan.diversity} {difference(c.diversity)}"
+    if c.qualified:
+        return f"At equal diversity: against the best rival that is as diverse ({c.setting}), {gap}."
+    return f"At equal diversity: no rival setting is as diverse; against the most diverse one ({c.setting}), {gap}."
+
+
+def _best_at_rivals_diversity(c: Comparison, plan: Plan) -> str:
+    gap = f"{plan.quality} {difference(c.quality)} and {plan.diversity} {difference(c.diversity)}"
+    if c.qualified:
+        return (
+            f"From the rival's side: the mixture's best setting that is as diverse as {c.setting} is {c.mixture}, "
+            f"with {gap}."
+        )
+    return (
+        f"From the rival's side: no setting of the mixture is as diverse as {c.setting}; "
+        f"the most diverse one ({c.mixture}) has {gap}."
     )
 
 

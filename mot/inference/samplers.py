@@ -38,6 +38,11 @@ def narrow_beam(setting: Setting, model: MixtureOfThoughts, k: int) -> bool:
     return k * setting.get("width", 1) <= WIDEST_BEAM
 
 
+def quick_settings(sampler: Sampler) -> list[Setting]:
+    """Every second setting, no beam wider than 2 K. Every sampler keeps as many as thoughts do, or fewer."""
+    return [s for s in sampler.settings[::2] if s.get("width", 1) <= 2]
+
+
 def chat_model(setting: Setting, model: MixtureOfThoughts, k: int) -> bool:
     """A list is asked for in words, which a model without a chat template does not follow."""
     return model.tokenizer.chat_template is not None
@@ -80,7 +85,7 @@ _samplers = (
     Sampler(
         "temperature_top_p",
         "temperature x top-p",
-        "C9",
+        "C4",
         "p",
         tuple({"temperature": t, "top_p": p} for t in (0.7, 1.0, 1.3) for p in (0.8, 0.95)),
         draw_samples,
@@ -113,7 +118,7 @@ _samplers = (
     Sampler(
         "arithmetic",
         "arithmetic sampling",
-        "C7",
+        "C2",
         "h",
         _grid("temperature", *_TEMPERATURES),
         draw_by_codes,
@@ -123,7 +128,7 @@ _samplers = (
     Sampler(
         "stochastic_beam",
         "stochastic beams",
-        "C8",
+        "C3",
         "<",
         _grid("temperature", *_TEMPERATURES),
         draw_stochastic_beams,
@@ -134,7 +139,7 @@ _samplers = (
     Sampler(
         "list_prompt",
         "list prompt",
-        "C9",
+        "C0",
         ">",
         _grid("temperature", 0.0, *_TEMPERATURES[:5]),
         draw_list,

@@ -49,7 +49,7 @@ class Facts:
     training_rows: int | None = None  # rows of its one training set; None: --seed draws TRAIN_ROWS of them
     match_share: float = 0.0  # share of a run's last steps that match verified answers (--match_steps)
     words: bool = False  # its answers are sentences, so measures of words make sense
-    measures: tuple[str, ...] = ()  # further functions of its file, (prompt, text) -> truthy if the text has the fault
+    measures: tuple[str, ...] = ()  # further functions of its file, (prompt, text) -> what an evaluation counts
 
 
 MATCH_SHARE = 1 / 3
@@ -62,7 +62,7 @@ TASKS = {
     "countdown_free": Facts(answer_tokens=16, match_share=MATCH_SHARE),
     "spellings": Facts(answer_tokens=7, match_share=MATCH_SHARE),
     "isomers": Facts(own_rows=False),
-    "e2e": Facts(own_rows=False, words=True, measures=("added",)),
+    "e2e": Facts(own_rows=False, words=True, measures=("added", "plan")),
 }
 OWN_ROWS = tuple(name for name, facts in TASKS.items() if facts.own_rows)
 CREATIVE = tuple(name for name, facts in TASKS.items() if facts.creative)

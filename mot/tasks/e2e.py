@@ -7,6 +7,11 @@ Prompts and training rows come from a file (cleaned E2E, Dusek et al. 2019, arXi
 is unknown. The verifier reads a text with the patterns and words below. How often it is right on human descriptions:
 
     python -m mot.tasks.e2e ../shared/data/e2e/train.jsonl
+
+A plan is the order in which a text mentions the slots. This command writes it into every row as its key, so that
+thoughts divide plans (docs/tasks.md):
+
+    python -m mot.tasks.e2e keys ../shared/data/e2e/train.jsonl data/e2e/train.jsonl
 """
 
 import json
@@ -17,6 +22,8 @@ import unicodedata
 from collections import defaultdict
 from functools import cache
 from itertools import pairwise
+
+from mot.runtime.flags import fail
 
 Slots = dict[str, set[str]]
 ATTRIBUTE = re.compile(r"([^\[\], ][^\[\],]*)\[([^\]]*)\]")
@@ -156,16 +163,30 @@ def attributes(prompt: str) -> Slots:
 def stated(prompt: str, text: str) -> Slots:
     """What the text states, by slot, in the form of `attributes`; "another": a venue that the prompt does not have."""
     given = attributes(prompt)
+    return _found(given, _marked(given, text))
+
+
+def _venues(given: Slots) -> dict[str, list[str]]:
+    """The prompt's venues, by the mark that takes their place in a text."""
+    return {mark: sorted(given.get(slot, ())) for mark, slot in (("NEAR", "near"), ("NAME", "name"))}
+
+
+def _marked(given: Slots, text: str) -> str:
+    """The text in lower case, its commas and full stops as words, and marks in the place of venues."""
     text = re.sub(r"(?<=\d)[.,](?=\d)", " ", _folded(text).replace("+", " plus ").replace("/", " out of "))
     text = re.sub(r"[.!?;]+", " . ", re.sub(r"[,()]", " , ", text))
     text = re.sub(r"\bnot (?:too |very |so |that )?far\b", "near", _spaced(text, "£.,"))
     # Venues come first, because they contain words of other slots. Their marks are in capitals, which no pattern
     # matches.
-    venues = {mark: sorted(given.get(slot, ())) for mark, slot in (("NEAR", "near"), ("NAME", "name"))}
-    for mark, names in venues.items():
+    for mark, names in _venues(given).items():
         for i, name in enumerate(names):
             text = _venue(name).sub(f"{mark}{i}", text)
-    text = _others().sub("OTHER", text)
+    return _others().sub("OTHER", text)
+
+
+def _found(given: Slots, text: str) -> Slots:
+    """`stated` of a marked text."""
+    venues = _venues(given)
     found: Slots = {slot: set() for slot in SLOTS}
     for i, name in enumerate(venues["NAME"]):
         if re.search(rf"(?<!near )(?<!near to )(?<!close to )(?<!next to )(?<!beside )\bNAME{i}\b", text):
@@ -273,11 +294,11 @@ def missing(prompt: str, text: str) -> list[str]:
     ratings, yes and no).
     """
     found = stated(prompt, text)
-    return [
-        slot
-        for slot, values in attributes(prompt).items()
-        if not (_fitting(slot, values) & found[slot] if slot in ONE_ONLY else values <= found[slot])
-    ]
+    return [slot for slot, values in attributes(prompt).items() if not _expressed(slot, values, found)]
+
+
+def _expressed(slot: str, values: set[str], found: Slots) -> bool:
+    return bool(_fitting(slot, values) & found[slot]) if slot in ONE_ONLY else values <= found[slot]
 
 
 def contradicted(prompt: str, text: str) -> list[str]:
@@ -296,6 +317,37 @@ def verify(prompt: str, text: str) -> str | None:
     """The text in its one spelling if it states every attribute of the prompt and contradicts none; else None."""
     copied = "[" in unicodedata.normalize("NFKC", text) or "eattype" in _folded(text)
     return None if copied or missing(prompt, text) or contradicted(prompt, text) else plain(text)
+
+
+def mentioned(prompt: str, text: str) -> list[list[str]]:
+    """The prompt's slots by sentence, in the order in which the text first states them; every slot at most once.
+
+    A slot counts at the word after which the words so far state its value. Sentences that state no new slot are left
+    out. "customer rating" is called "rating".
+    """
+    given = attributes(prompt)
+    words, sentences, left = _marked(given, text).split(), [[]], list(given)
+    for i, word in enumerate(words, 1):
+        found = _found(given, " ".join(words[:i]))
+        new = [slot for slot in left if _expressed(slot, given[slot], found)]
+        left = [slot for slot in left if slot not in new]
+        sentences[-1] += [slot.split()[-1] for slot in new]
+        if word == "." and sentences[-1]:
+            sentences.append([])
+    return [slots for slots in sentences if slots]
+
+
+def plan(prompt: str, text: str) -> str | None:
+    """The order in which a valid text mentions the prompt's slots, e.g. "name eatType . food area . rating"; else None.
+
+    Two texts of one plan say the same things in the same order and divide them into the same sentences.
+    """
+    return written(mentioned(prompt, text)) if verify(prompt, text) is not None else None
+
+
+def written(sentences: list[list[str]]) -> str:
+    """Slots by sentence as text."""
+    return " . ".join(" ".join(slots) for slots in sentences)
 
 
 def rows(n: int, seed: int) -> list[tuple[str, str]]:
@@ -340,6 +392,15 @@ def main(path: str) -> None:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 2:
-        sys.exit("usage: python -m mot.tasks.e2e FILE.jsonl")
-    main(sys.argv[1])
+    match sys.argv[1:]:
+        case ["keys", path, out]:
+            from mot.tasks.e2e_keys import write
+
+            try:
+                print(f"{out}: {write(path, out):,} rows with keys")
+            except ValueError as e:
+                fail(str(e))
+        case [path] if path != "keys":
+            main(path)
+        case _:
+            fail("usage: python -m mot.tasks.e2e FILE.jsonl, or python -m mot.tasks.e2e keys IN.jsonl OUT.jsonl")

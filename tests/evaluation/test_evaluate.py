@@ -47,7 +47,7 @@ def evaluation(tiny_run, tmp_path_factory):
 def test_the_result_is_written_and_every_point_is_in_it(evaluation):
     output, result = evaluation
     assert json.loads((output / RESULT).read_text()) == result
-    assert (result["schema"], result["version"]) == ("mot-diversity", 2)
+    assert (result["schema"], result["version"]) == ("mot-diversity", 3)
     assert len(result["settings"]) == TUNING_POINTS * len(BASELINES)  # thoughts, and all but list prompts
     assert {s["sampler"] for s in result["settings"]} == SAMPLERS.keys() - {"list_prompt"}  # no chat template here
     assert {s["source"] for s in result["settings"]} == {"mixture", "trunk"}
@@ -129,9 +129,49 @@ def test_progress_without_a_terminal_says_count_and_time_left(capsys, monkeypatc
             started(f"batch {i}")
             time.sleep(0.12)
     lines = capsys.readouterr().err.splitlines()
-    assert lines[0] == "3 batches of texts to draw"
     assert any(re.fullmatch(r"0 of 3 batches, time left unknown; batch 0", line) for line in lines)
     assert any(re.fullmatch(r"2 of 3 batches, about 0 s left; batch 2", line) for line in lines)
+
+
+def test_it_says_first_how_much_it_draws_and_about_how_long_that_takes(tiny_run, tmp_path, capsys):
+    result = evaluated(tiny_run, tmp_path / "d", task="forks", baselines="temperature")
+    first, second, *_ = capsys.readouterr().err.splitlines()
+    texts = sum(4 * len(row["texts"]) for row in map(json.loads, (tmp_path / "d" / TEXTS).open()) if "texts" in row)
+    batches = len((tmp_path / "d" / TEXTS).read_text().splitlines()) - 1
+    assert texts == sum(4 * (128 + 6 * s["seeds"]) for s in result["settings"])
+    assert first == f"{texts:,} texts to draw in {batches} batches; the first batch is timed"
+    assert re.fullmatch(r"they take about \d+ (s|min), by the time of the first batch", second)
+    evaluated(tiny_run, tmp_path / "d", task="forks", baselines="temperature")
+    assert "texts to draw" not in capsys.readouterr().err  # nothing is missing
+
+
+def test_quick_draws_less_and_says_so(tiny_run, tmp_path, capsys):
+    settings = EvaluateSettings(model=str(tiny_run), task="forks", output_dir=str(tmp_path / "d"), quick=True)
+    result = dataclasses.asdict(evaluate(settings))
+    assert capsys.readouterr().err.splitlines()[0] == result["quick"]
+    assert result["quick"] == (
+        "--quick: 64 test and 32 validation prompts instead of up to 256 and 128, 1 seed instead of 5, every second "
+        "setting of every sampler, no beams wider than 8. The verdict is preliminary."
+    )
+    assert (result["num_test"], result["num_validation"], result["seeds"]) == (64, 32, [0])
+    assert {s["sampler"] for s in result["settings"]} == SAMPLERS.keys() - {"list_prompt"}
+    by_sampler = [sum(s["sampler"] == name for s in result["settings"]) for name in SAMPLERS if name != "list_prompt"]
+    assert set(by_sampler) == {2, 3}
+    assert by_sampler[0] == TUNING_POINTS / 2
+    assert max(s["parameters"].get("width", 1) for s in result["settings"]) == 2
+
+
+def test_what_a_flag_says_wins_over_quick(tiny_run, tmp_path):
+    few = {"baselines": "temperature", "seeds": 2, "num_prompts": 5}
+    result = evaluated(tiny_run, tmp_path / "d", task="forks", quick=True, **few)
+    assert (result["num_test"], result["num_validation"], result["seeds"]) == (5, 2, [0, 1])
+    assert "5 test and 2 validation prompts" in result["quick"]
+    assert "2 seeds instead of 5" in result["quick"]
+
+
+def test_quick_and_full_evaluations_have_directories_of_their_own():
+    full, quick = (EvaluateSettings(model="outputs/run/", task="forks", quick=quick) for quick in (False, True))
+    assert (full.output(), quick.output()) == ("outputs/diversity-run-forks", "outputs/diversity-run-forks-quick")
 
 
 # Yes and no ---------------------------------------------------------------------------------------------------------
@@ -179,6 +219,38 @@ def test_it_says_no(tiny_run, tmp_path, thoughts, sampled):
     assert result["verdict"]["sentence"].startswith("Not more different")
 
 
+def against(result, matched_on):
+    return next(c for c in result["comparisons"] if (c["sampler"], c["matched_on"]) == ("any", matched_on))
+
+
+def test_the_verdict_names_both_sides_where_no_rival_is_as_diverse(tiny_run, tmp_path):
+    result = with_texts(tiny_run, tmp_path / "yes", lambda p: right(p, 4), lambda p: right(p, 2))
+    at_diversity, from_rival = result["verdict"]["frontier"]
+    assert at_diversity.startswith("At equal diversity: no rival setting is as diverse; against the most diverse one (")
+    assert at_diversity.endswith("validity +0.000 [+0.000, +0.000] and distinct_valid +2.000 [+2.000, +2.000].")
+    assert not against(result, "diversity")["qualified"]
+    reverse, rival = result["from_rival"], against(result, "quality")["setting"]
+    assert (reverse["qualified"], reverse["setting"], reverse["diversity"]["mean"]) == (True, rival, 2)
+    assert from_rival == (
+        f"From the rival's side: the mixture's best setting that is as diverse as {rival} is {reverse['mixture']}, "
+        "with validity +0.000 [+0.000, +0.000] and distinct_valid +2.000 [+2.000, +2.000]."
+    )
+
+
+def test_the_verdict_names_both_sides_where_a_rival_is_more_diverse(tiny_run, tmp_path):
+    """The rival finds three answers of four texts, one of which is wrong; thoughts find two, all valid."""
+    result = with_texts(tiny_run, tmp_path / "no", lambda p: right(p, 2), lambda p: [*right(p, 3)[:3], "wrong"])
+    at_diversity, from_rival = result["verdict"]["frontier"]
+    setting = against(result, "diversity")["setting"]
+    assert at_diversity == (
+        f"At equal diversity: against the best rival that is as diverse ({setting}), {result['selected']} has validity "
+        "+0.250 [+0.250, +0.250] and distinct_valid -1.000 [-1.000, -1.000]."
+    )
+    assert from_rival.startswith("From the rival's side: no setting of the mixture is as diverse as ")
+    assert from_rival.endswith("validity +0.250 [+0.250, +0.250] and distinct_valid -1.000 [-1.000, -1.000].")
+    assert not result["from_rival"]["qualified"]
+
+
 def test_an_ablation_is_no_rival(tiny_run, tmp_path):
     """One thought, sampled, finds more than thoughts do; the verdict compares with rivals only."""
     result = with_texts(tiny_run, tmp_path / "d", lambda p: right(p, 3), lambda p: right(p, 2), lambda p: right(p, 4))
@@ -199,6 +271,7 @@ def test_there_is_no_verdict_where_nothing_is_valid(tiny_run, tmp_path):
     result = with_texts(tiny_run, tmp_path / "d", lambda p: nonsense, lambda p: nonsense, lambda p: right(p, 4))
     assert result["verdict"]["answer"] == "none"
     assert "validity is 0 everywhere" in result["verdict"]["sentence"]
+    assert result["verdict"]["frontier"] == []
 
 
 def test_thoughts_that_are_copies_are_called_so(tiny_run, tmp_path):
@@ -292,7 +365,7 @@ def test_the_units_of_a_creative_task_are_draws(tmp_path):
 def test_measures_of_a_case_with_known_values():
     answers = ["a", "a", None, "b"]
     case = Case(EvaluationPrompt("p", ("x y",)), ["x y", "x y", "", "z w"], answers, [1.0, 2.0, 3.0, 6.0], 9, "forks")
-    values = {name: m.value(case) for name, m in MEASURES.items() if not {"creative", "added"} & set(m.needs)}
+    values = {name: m.value(case) for name, m in MEASURES.items() if not {"creative", "added", "plan"} & set(m.needs)}
     assert (values["validity"], values["distinct_valid"], values["pass_at_k"]) == (0.75, 2, 1)
     assert (values["judge_nll"], values["different_texts"]) == (3, 3)
     assert values["recall"] == 0.5  # two of min(8 answers, 4 texts)

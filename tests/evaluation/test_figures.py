@@ -127,7 +127,7 @@ def forks() -> dict:
     similarity[0][7] = similarity[7][0] = 0.94
     return {
         "schema": "mot-diversity",
-        "version": 2,
+        "version": 3,
         "made": "2026-02-03T04:05:06+00:00",
         "seconds": 754.2,
         "command": "python evaluate_diversity.py --model outputs/forks --plain outputs/forks_plain --task forks",
@@ -142,6 +142,7 @@ def forks() -> dict:
         "k": 8,
         "seeds": [0, 1, 2, 3, 4],
         "max_new_tokens": 8,
+        "quick": None,
         "num_validation": 64,
         "num_test": 256,
         "units": "prompts",
@@ -166,11 +167,17 @@ def forks() -> dict:
         },
         "selected": "thoughts temperature 0",
         "comparisons": comparisons,
+        "from_rival": comparisons[0]
+        | {"matched_on": "diversity", "sampler": "top_p", "mixture": "thoughts temperature 0.7"},
         "ablations": ablations,
         "verdict": {
             "answer": "yes",
             "sentence": "At matched validity 8 thoughts find 6.55 different right answers, 2.10 [2.02, 2.19] more than "
             "top_p 0.95, the best of 48 other settings.",
+            "frontier": [
+                "At equal diversity: no rival setting is as diverse.",
+                "From the rival's side: the mixture's best setting that is as diverse is thoughts temperature 0.7.",
+            ],
         },
         "thoughts": {
             "similarity": similarity,
@@ -193,7 +200,7 @@ def forks() -> dict:
 def plain() -> dict:
     """A model without thoughts, on prompts without answers, and no judge: everything that can be null is null."""
     result = forks()
-    for name in ("plain", "judge", "task", "prompts", "quality", "ceiling", "selected", "thoughts"):
+    for name in ("plain", "judge", "task", "prompts", "quality", "ceiling", "selected", "thoughts", "from_rival"):
         result[name] = None
     settings = [s for s in result["settings"] if s["source"] != "mixture"]
     for s in settings:
@@ -201,7 +208,7 @@ def plain() -> dict:
         s["measures"] = {}
         s["validation"]["quality"] = s["test"]["quality"] = None
         s["test"]["diversity"] |= {"low": None, "high": None}
-    verdict = {"answer": "none", "sentence": "The model has no thoughts: its samplers, for comparison."}
+    verdict = {"answer": "none", "sentence": "The model has no thoughts: its samplers, for comparison.", "frontier": []}
     result |= {
         "num_thoughts": 1,
         "model": "sshleifer/tiny-gpt2",
@@ -243,6 +250,9 @@ def test_everything_that_was_measured_is_on_the_page(tmp_path):
     text = written(result, tmp_path)
     assert "✓ Yes" in text
     assert html.escape(result["verdict"]["sentence"]) in text
+    for sentence in result["verdict"]["frontier"]:
+        assert f"<p>{html.escape(sentence)}</p>" in text
+    assert "Preliminary" not in text
     assert result["command"] in text
     everything = cells(text, "All settings")
     for s in result["settings"]:
@@ -267,6 +277,17 @@ def test_everything_that_was_measured_is_on_the_page(tmp_path):
                 assert t["text"] in text
 
 
+def test_a_quick_evaluation_is_called_preliminary(tmp_path):
+    result = forks() | {"quick": "--quick: 64 test prompts. The verdict is preliminary."}
+    assert f"<strong>Preliminary.</strong> {result['quick']}" in written(result, tmp_path)
+    console = Console(width=200, record=True, file=io.StringIO())
+    console.print(table(result))
+    *_, verdict, at_diversity, from_rival, quick = console.export_text().splitlines()
+    assert verdict.startswith("Yes. Preliminary. At matched validity")
+    assert [at_diversity, from_rival] == result["verdict"]["frontier"]
+    assert quick == result["quick"]
+
+
 def test_all_settings_are_points_of_the_picture():
     from matplotlib.figure import Figure
 
@@ -287,6 +308,14 @@ def test_all_settings_are_points_of_the_picture():
     result["quality"]["better"] = result["diversity"]["better"] = "lower"
     figures.draw_frontier(figure, result)
     assert all(axes.xaxis_inverted() and axes.yaxis_inverted() for axes in figure.axes)
+
+
+def test_no_sampler_has_the_colour_of_the_paper_or_of_another():
+    """matplotlib's cycle has eight colours: C7 is the background, and C9 would be C1 again."""
+    drawn = [(sampler.color, sampler.marker) for sampler in SAMPLERS.values()]
+    assert {color for color, _ in drawn} <= {f"C{i}" for i in range(7)}
+    assert len(set(drawn)) == len(drawn)
+    assert "C1" not in {sampler.color for sampler in SAMPLERS.values() if sampler.kind == "rival"}
 
 
 def test_a_result_of_nothing_but_nulls_is_drawn_and_old_pictures_go(tmp_path):
@@ -328,7 +357,8 @@ def test_repeats_and_invalid_texts_are_marked_in_words(tmp_path):
 def hostile() -> dict:
     result = forks()
     result |= {"model": "outputs/" + NASTY.replace("/", ""), "task": NASTY, "command": "python " + "z" * 500}
-    result["verdict"] = {"answer": "no", "sentence": NASTY + "w" * 300}
+    result["verdict"] = {"answer": "no", "sentence": NASTY + "w" * 300, "frontier": [NASTY, "v" * 300]}
+    result["quick"] = NASTY + "q" * 300
     result["settings"][0]["name"] = result["selected"] = result["comparisons"][0]["mixture"] = NASTY
     result["comparisons"][0] |= {"setting": result["settings"][9]["name"], "sentence": NASTY}
     result["measures"]["vendi_score"]["description"] = result["quality"]["name"] = NASTY
@@ -375,11 +405,27 @@ def test_the_table_holds_the_selected_setting_and_every_sampler_at_its_best():
         ("diverse_beam penalty 5 ", "nearest"),
         ("beam width 8 length_penalty 1 ", "most diverse"),
         ("one_thought temperature 1 ", "ablation"),
+        ("thoughts temperature 0.7 ", "as diverse"),
     ):
         (row,) = [row for row in rows if row.startswith(name)]
         assert role in row
     assert "pairwise" in "".join(rows)
     assert "lower is better: pairwise bleu, compression ratio" in rows
+
+
+@pytest.mark.parametrize("name", ["recall", "plans"])
+def test_recall_and_plans_stand_beside_the_distinct_answers(name, tmp_path):
+    result = forks()
+    info = {"description": f"what {name} is", "unit": "0 to 1", "better": "higher"}
+    result["measures"] = {"distinct_valid": result["measures"].pop("distinct_valid"), name: info} | result["measures"]
+    for s in result["settings"]:
+        s["measures"][name] = interval(0.819, 0.01)
+    console = Console(width=80, record=True, file=io.StringIO())
+    console.print(table(result))
+    heading = next(line for line in console.export_text().splitlines() if "validity" in line)
+    assert heading.split()[-1] == name
+    headings = re.findall(r'<th class="number">([a-z ]+)<small>', cells(written(result, tmp_path), "All settings"))
+    assert headings[headings.index("distinct valid") + 1] == name
 
 
 @pytest.mark.parametrize("N", [2, 3, 17, 64])

@@ -109,9 +109,23 @@ def test_matched_says_when_nothing_matches():
     assert not at_diversity.qualified
     assert at_quality.sentence.startswith("none of 2 settings has quality 0.960 or more, T=1 is nearest with 0.900; ")
     assert at_diversity.sentence.startswith(
-        "none of 2 settings has diversity 6.500 or more, T=2 is nearest with 6.000; "
+        "none of 2 settings has diversity 6.500 or not clearly less, T=2 is nearest with 6.000; "
     )
     assert at_quality.diversity.mean == pytest.approx(1.5)
+
+
+def test_a_setting_that_is_not_clearly_less_diverse_is_as_diverse():
+    mixture = Point("mixture", [0.9] * 8, [6, 4] * 4)
+    noisy = Point("noisy", [0.95] * 8, [4, 5.9] * 4)  # 0.05 less in the mean, 2 more and 1.9 less by prompt
+    clear = Point("clear", [0.99] * 8, [d - 0.05 for d in mixture.diversity])  # 0.05 less of every prompt
+    _, at_diversity = matched(mixture, [noisy, clear], seed=0)
+    assert at_diversity.qualified
+    assert at_diversity.setting.name == "noisy"
+    assert at_diversity.quality.mean == pytest.approx(-0.05)
+    _, at_diversity = matched(mixture, [clear], seed=0)
+    assert not at_diversity.qualified
+    _, alone = matched(Point("m", [0.9], [6]), [Point("one", [0.9], [5.99])], seed=0)  # a single unit has no interval
+    assert not alone.qualified
 
 
 def test_matched_selects_on_some_prompts_and_compares_on_others():

@@ -204,6 +204,75 @@ def test_a_prompt_that_is_none_is_an_error_that_says_so(prompt):
         e2e.verify(prompt, "Aromi")
 
 
+FULL_PROMPT = (
+    "name[Aromi], eatType[coffee shop], food[Chinese], customer rating[5 out of 5], area[riverside], "
+    "familyFriendly[yes], near[Raja Indian Cuisine]"
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "plan"),
+    [
+        (
+            "Aromi is a coffee shop. It serves Chinese food by the river. It is rated 5 out of 5, is family-friendly "
+            "and is near Raja Indian Cuisine.",
+            "name eatType . food area . rating familyFriendly near",
+        ),
+        (  # the same things in the same order, in other words
+            "Aromi, a cafe! Its Chinese cuisine is by the riverside; its rating is high, kids are welcome, and close "
+            "by is Raja Indian Cuisine",
+            "name eatType . food area . rating familyFriendly near",
+        ),
+        (  # a second mention is none, and a sentence without a new slot neither
+            "Near Raja Indian Cuisine is Aromi. Aromi is a Chinese coffee shop. Aromi is Chinese. The coffee shop by "
+            "the river is a child-friendly place with a customer rating of 5 out of 5.",
+            "near name . food eatType . area familyFriendly rating",
+        ),
+        ("Aromi is a coffee shop.", None),
+        ("", None),
+    ],
+)
+def test_a_plan_is_the_order_of_slots_by_sentence(text, plan):
+    assert e2e.plan(FULL_PROMPT, text) == plan
+
+
+@pytest.mark.parametrize(
+    ("attributes", "text", "plan"),
+    [
+        (
+            "familyFriendly[no], area[riverside]",
+            "Kids are not welcome at Aromi by the river.",
+            "familyFriendly name area",
+        ),
+        (
+            "customer rating[high], priceRange[cheap]",
+            "Aromi has low prices and a high rating.",
+            "name priceRange rating",
+        ),
+        (
+            "customer rating[high], priceRange[cheap]",
+            "Aromi has a high rating and low prices.",
+            "name rating priceRange",
+        ),
+        ("priceRange[more than £30]", "For over £30.50 you eat at Aromi.", "priceRange name"),
+        (
+            "eatType[coffee shop], eatType[restaurant]",
+            "A restaurant named Aromi is also a coffee shop.",
+            "name eatType",
+        ),  # both values of a slot are needed
+    ],
+)
+def test_a_slot_counts_where_its_value_is_stated(attributes, text, plan):
+    assert e2e.plan(f"name[Aromi], {attributes}".rstrip(", "), text) == plan
+
+
+@pytest.mark.parametrize(("attributes", "text"), SAYS)
+def test_every_valid_text_has_a_plan_with_every_slot_once(attributes, text):
+    prompt = f"name[Aromi], {attributes}"
+    found = e2e.plan(prompt, text).replace(" . ", " ").split()
+    assert sorted(found) == sorted(slot.split()[-1] for slot in e2e.attributes(prompt))
+
+
 def test_two_names_of_one_level_are_one_value():
     for slot, levels in e2e.LEVELS.items():
         for level, names in levels.items():
@@ -267,4 +336,5 @@ def test_people_are_accepted_and_wrong_prompts_are_not(name, shared_data, tmp_pa
 
 def test_the_command_without_a_file_says_how_to_call_it():
     run = subprocess.run([sys.executable, "-m", "mot.tasks.e2e"], capture_output=True, text=True)
-    assert (run.returncode, run.stderr) == (1, "usage: python -m mot.tasks.e2e FILE.jsonl\n")
+    usage = "python -m mot.tasks.e2e FILE.jsonl, or python -m mot.tasks.e2e keys IN.jsonl OUT.jsonl"
+    assert (run.returncode, run.stderr) == (2, f"error: usage: {usage}\n")
