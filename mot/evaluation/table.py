@@ -4,14 +4,14 @@
 
 It shows the selected setting of the mixture, every sampler at its best and at its most diverse, and the verdict. It is
 made for 100 columns and holds as many further measures as fit. At 80 columns long names are broken, and recall and
-plans stay beside the number of distinct answers.
+plans stay beside the number of distinct answers, if need be in the place of the intervals.
 """
 
 from dataclasses import dataclass
 
 from mot.evaluation.rows import ANSWERS, columns, decisive, further_measures, groups, order
 
-KEPT = ("distinct_valid", "recall", "plans")  # shown even if names of settings must be broken for them
+KEPT = ("distinct_valid", "recall", "plans")  # shown even if names are broken or intervals left out for them
 
 
 def table(result: dict):
@@ -27,13 +27,17 @@ class _Table:
         from rich.measure import Measurement
         from rich.text import Text
 
-        extra = list(further_measures(self.result))
+        extra, brackets = list(further_measures(self.result)), True
         while extra:
-            width = Measurement.get(console, options.update(width=999), self._table(extra))
-            if (width.minimum if extra[-1] in KEPT else width.maximum) <= options.max_width:
+            width = Measurement.get(console, options.update(width=999), self._table(extra, brackets))
+            kept = extra[-1] in KEPT
+            if (width.minimum if kept else width.maximum) <= options.max_width:
                 break
-            extra.pop()
-        yield self._table(extra)
+            if kept and brackets:
+                brackets = False
+            else:
+                extra.pop()
+        yield self._table(extra, brackets or not extra)
         shown = [c for c in columns(self.result, []) if c["name"] in ("quality", "diversity", *extra)]
         lower = [c["label"] for c in shown if c["better"] == "lower"]
         if lower:
@@ -54,7 +58,7 @@ class _Table:
         for sentence in filter(None, [*self.result["verdict"]["frontier"], self.result["quick"]]):
             yield Text(sentence)
 
-    def _table(self, extra: list[str]):
+    def _table(self, extra: list[str], brackets: bool):
         from rich import box
         from rich.table import Table
         from rich.text import Text
@@ -63,14 +67,14 @@ class _Table:
         shown = columns(self.result, [setting for setting, _ in rows])
         shown = [c for c in shown if c["name"] in ("quality", "diversity", *extra)]
         rich_table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
-        rich_table.add_column("setting", overflow="fold")
-        rich_table.add_column("")
+        rich_table.add_column("setting", overflow="fold", min_width=11)
+        rich_table.add_column("", overflow="fold", min_width=8)
         headings = [column["label"].split(" ") for column in shown]
         for heading in headings:
             above = [""] * (max(map(len, headings)) - len(heading))
             rich_table.add_column(Text("\n".join(above + heading)), justify="right", no_wrap=True)
         for i, (setting, role) in enumerate(rows):
-            cells = [c["cells"][i].mean + ("" if c["name"] in extra else c["cells"][i].brackets) for c in shown]
+            cells = [c["cells"][i].mean + c["cells"][i].brackets * (brackets and c["name"] not in extra) for c in shown]
             style = "bold" if role == "selected" else ""
             rich_table.add_row(*(Text(content, style) for content in (setting["name"], role, *cells)))
         return rich_table

@@ -133,9 +133,14 @@ def test_progress_without_a_terminal_says_count_and_time_left(capsys, monkeypatc
     assert any(re.fullmatch(r"2 of 3 batches, about 0 s left; batch 2", line) for line in lines)
 
 
+def said(capsys):
+    """Lines of the evaluation on stderr, without the bars of models that are loaded."""
+    return [line for line in capsys.readouterr().err.splitlines() if "Loading weights" not in line and line.strip()]
+
+
 def test_it_says_first_how_much_it_draws_and_about_how_long_that_takes(tiny_run, tmp_path, capsys):
     result = evaluated(tiny_run, tmp_path / "d", task="forks", baselines="temperature")
-    first, second, *_ = capsys.readouterr().err.splitlines()
+    first, second = said(capsys)[:2]
     texts = sum(4 * len(row["texts"]) for row in map(json.loads, (tmp_path / "d" / TEXTS).open()) if "texts" in row)
     batches = len((tmp_path / "d" / TEXTS).read_text().splitlines()) - 1
     assert texts == sum(4 * (128 + 6 * s["seeds"]) for s in result["settings"])
@@ -148,7 +153,9 @@ def test_it_says_first_how_much_it_draws_and_about_how_long_that_takes(tiny_run,
 def test_quick_draws_less_and_says_so(tiny_run, tmp_path, capsys):
     settings = EvaluateSettings(model=str(tiny_run), task="forks", output_dir=str(tmp_path / "d"), quick=True)
     result = dataclasses.asdict(evaluate(settings))
-    assert capsys.readouterr().err.splitlines()[0] == result["quick"]
+    first, second = said(capsys)[:2]
+    assert first == result["quick"]
+    assert "texts to draw" in second
     assert result["quick"] == (
         "--quick: 64 test and 32 validation prompts instead of up to 256 and 128, 1 seed instead of 5, every second "
         "setting of every sampler, no beams wider than 8. The verdict is preliminary."

@@ -251,7 +251,7 @@ def test_everything_that_was_measured_is_on_the_page(tmp_path):
     assert "✓ Yes" in text
     assert html.escape(result["verdict"]["sentence"]) in text
     for sentence in result["verdict"]["frontier"]:
-        assert f"<p>{html.escape(sentence)}</p>" in text
+        assert f"<p>{sentence}</p>" in html.unescape(text)
     assert "Preliminary" not in text
     assert result["command"] in text
     everything = cells(text, "All settings")
