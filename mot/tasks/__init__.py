@@ -47,6 +47,7 @@ class Facts:
     recurring: bool = False  # it has few prompts, so rows are held out, not prompts
     creative: bool = False  # it is scored by `creativity`
     training_rows: int | None = None  # rows of its one training set; None: --seed draws TRAIN_ROWS of them
+    plain: str = ""  # what a plain model of equal training FLOPs finds, from docs/results (tests/test_results.py)
     match_share: float = 0.0  # share of a run's last steps that match verified answers (--match_steps)
     words: bool = False  # its answers are sentences, so measures of words make sense
     measures: tuple[str, ...] = ()  # further functions of its file, (prompt, text) -> what an evaluation counts
