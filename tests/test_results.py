@@ -39,6 +39,14 @@ def here(tmp_path, monkeypatch):
     return page, content
 
 
+def test_the_demos_line_says_what_docs_results_say():
+    from mot.tasks import TASKS
+
+    rows = {row["id"]: row["distinct"]["mean"] for row in tables.study("spellings_rivals")["rows"]}
+    best = max(value for name, value in rows.items() if name != "thoughts" and not name.startswith("beam"))
+    assert TASKS["spellings"].plain == f"best sampler {best}, beam of 8 {rows['beam8']}"
+
+
 def test_no_page_is_stale():
     assert [page for page in tables.pages() if page.read_text() != tables.written(page)] == []
 

@@ -39,9 +39,12 @@ class Found:
                 f"a perfect sampler of the training law has {self.ceiling:.3f}"
             )
         where = "" if tasks.TASKS[task].recurring else " on unseen prompts"
+        rivals = f"the best independent sampler finds at most {self.ceiling:.2f}"
+        if tasks.TASKS[task].plain and self.k == 8:
+            rivals = f"a plain model: {tasks.TASKS[task].plain}"
         return (
             f"{task}: {self.k} thoughts found {self.distinct:.2f} of {round(self.answers, 1):g} answers{where} "
-            f"(validity {self.validity:.3f}); the best independent sampler finds at most {self.ceiling:.2f}"
+            f"(validity {self.validity:.3f}); {rivals}"
         )
 
 

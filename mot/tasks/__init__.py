@@ -47,6 +47,7 @@ class Facts:
     recurring: bool = False  # it has few prompts, so rows are held out, not prompts
     creative: bool = False  # it is scored by `creativity`
     training_rows: int | None = None  # rows of its one training set; None: --seed draws TRAIN_ROWS of them
+    plain: str = ""  # what a plain model of equal training FLOPs finds, from docs/results (tests/test_results.py)
     match_share: float = 0.0  # share of a run's last steps that match verified answers (--match_steps)
     words: bool = False  # its answers are sentences, so measures of words make sense
     measures: tuple[str, ...] = ()  # further functions of its file, (prompt, text) -> what an evaluation counts
@@ -60,7 +61,7 @@ TASKS = {
     "siblings": Facts(answer_tokens=7, recurring=True, creative=True, training_rows=50_000),
     "countdown": Facts(answer_tokens=16, match_share=MATCH_SHARE),
     "countdown_free": Facts(answer_tokens=16, match_share=MATCH_SHARE),
-    "spellings": Facts(answer_tokens=7, match_share=MATCH_SHARE),
+    "spellings": Facts(answer_tokens=7, match_share=MATCH_SHARE, plain="best sampler 5.17, beam of 8 1.25"),
     "isomers": Facts(own_rows=False),
     "e2e": Facts(own_rows=False, words=True, measures=("added", "plan")),
 }

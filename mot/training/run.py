@@ -106,6 +106,8 @@ def _train(settings: RunSettings, interruption: SignalHandler, scratch: str) -> 
             settings, data, model, steps, output_dir, log, interruption, resumption.step, made_by, mirror, verify
         )
         trainer.seal.lock = lock
+        if rank == 0:
+            print(opening_line(settings, trainer.args.device, parameters, data, steps, world), file=sys.stderr)
         begin = time.perf_counter()
         try:
             _optimise(trainer, resumption, log)
@@ -127,6 +129,20 @@ def _train(settings: RunSettings, interruption: SignalHandler, scratch: str) -> 
     if mirror:
         upload(result, model_files(output_dir))
     return result
+
+
+def opening_line(
+    settings: RunSettings, device: torch.device, parameters: int, data: Data, steps: int, world: int
+) -> str:
+    """Say before the first step what is trained on what: device, precision, parameters, tokens, steps."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{torch.get_num_threads()} CPU threads"
+    precision = "bfloat16" if settings.bf16 else "float16" if settings.fp16 else "float32"
+    matched = settings.matched_steps(steps)
+    rows = settings.batch_size * settings.gradient_accumulation_steps * world
+    where = f"{name} x {world}" if world > 1 else name
+    last = f", the last {matched:,} match verified answers" if matched else ""
+    size = f"{data.train.tokens():,} tokens in {len(data.train):,} rows"
+    return f"training {parameters:,} parameters on {where} in {precision}: {steps:,} steps of {rows} rows{last}; {size}"
 
 
 def _load(settings: RunSettings, recipe: FromScratch | Adapting, resumption: Resumption) -> Data:

@@ -12,6 +12,7 @@ With several processes only the first has a RunLog.
 import json
 import os
 import sys
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -21,6 +22,7 @@ from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeRemainin
 from rich.table import Column
 from transformers import TrainerCallback
 
+EVERY = 30  # seconds
 METRICS, SAMPLES = "metrics.jsonl", "samples.jsonl"
 SHOWN = {
     "lm_loss": "lm",
@@ -35,8 +37,8 @@ SHOWN = {
 class RunLog(TrainerCallback):
     """Write every logged number to metrics.jsonl at once, and show the important ones.
 
-    On a terminal one live line; elsewhere (a file, a pipe, CI) a plain line for each evaluation. A full disk costs the
-    lines, not the run.
+    On a terminal one live line; elsewhere (a file, a pipe, CI) a plain line for each evaluation, and at least one in
+    EVERY seconds, with the time that is left. A full disk costs the lines, not the run.
     """
 
     def __init__(self, output_dir: str, steps: int, title: str, trackers: Iterable[TrainerCallback] = ()):
@@ -45,6 +47,7 @@ class RunLog(TrainerCallback):
         self.warned: set[Path] = set()
         self.console = Console(stderr=True)
         self.numbers: dict[str, float] = {}
+        self.begun, self.first_step, self.printed = time.monotonic(), 0, time.monotonic()
         self.bar = Progress(
             MofNCompleteColumn(table_column=Column(min_width=2 * len(str(steps)) + 1)),
             TextColumn("left", table_column=Column(min_width=4)),
@@ -63,6 +66,8 @@ class RunLog(TrainerCallback):
         for path in (self.path, self.samples_path):
             with warn_on_write_error(path, self.warned):
                 _cut(path, state.global_step)
+        self.begun = self.printed = time.monotonic()
+        self.first_step = state.global_step
         self.bar.update(self.task, completed=state.global_step)
         self.bar.start()
 
@@ -78,10 +83,14 @@ class RunLog(TrainerCallback):
         numbers = [f"{value:,.0f} tokens/s" for name, value in self.numbers.items() if name == "tokens_per_second"]
         numbers += [f"{short} {self.numbers[name]:.3f}" for name, short in SHOWN.items() if name in self.numbers]
         self.bar.update(self.task, numbers="  ".join(numbers))
-        if any(name.startswith("eval_") for name in logs) and not self.console.is_terminal:
-            self.console.print(
-                f"step {state.global_step}/{state.max_steps}  " + "  ".join(numbers), highlight=False, soft_wrap=True
-            )
+        evaluated, now = any(name.startswith("eval_") for name in logs), time.monotonic()
+        if self.console.is_terminal or not (evaluated or now - self.printed >= EVERY):
+            return
+        self.printed, done = now, state.global_step - self.first_step
+        left = (state.max_steps - state.global_step) * (now - self.begun) / max(1, done)
+        numbers += [f"{duration(left)} left"] if done and left else []
+        line = f"step {state.global_step}/{state.max_steps}  " + "  ".join(numbers)
+        self.console.print(line, highlight=False, soft_wrap=True)
 
     def samples(self, step: int, prompt: str, thoughts: list) -> None:
         """Write `thoughts`, as mot.inference.think returns them, to samples.jsonl and to the trackers."""
@@ -97,6 +106,14 @@ class RunLog(TrainerCallback):
         self.bar.stop()
         for tracker in self.trackers:
             tracker.close()
+
+
+def duration(seconds: float) -> str:
+    """Say a time as people do: 45 s, 12 min, 3 h 5 min."""
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    hours, minutes = divmod(round(seconds / 60), 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min"
 
 
 # Lines that survive a full disk and a kill -------------------------------------------------------------------------
