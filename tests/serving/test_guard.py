@@ -405,9 +405,9 @@ def test_the_depth_of_a_body(server):
         b'\\"' * 10**6,
         b"[{" * 10**5,
     ):
-        begin = time.monotonic()
+        begin = time.process_time()
         too_deep(text)
-        assert time.monotonic() - begin < 1
+        assert time.process_time() - begin < 0.5
     deep = b'{"prompt": ' + b"[" * 2000 + b"]" * 2000 + b"}"
     answer = server.post("/v1/completions", content=deep, headers={"content-type": "application/json"})
     assert answer.status_code == 400
