@@ -239,8 +239,8 @@ class FlagsGovern(TrainerCallback):
         state.compute_steps(args, state.max_steps)
         groups, schedule = optimizer.param_groups, getattr(lr_scheduler, "scheduler", lr_scheduler)
         schedule.base_lrs = [args.learning_rate] * len(groups)
-        # The Trainer's order: parameters that decay, and those that do not.
-        for group, decay, factor in zip(groups, (args.weight_decay, 0.0), schedule.lr_lambdas, strict=True):
+        decays = [args.weight_decay] * (len(groups) - 1) + [0.0]  # the last group is the one that does not decay
+        for group, decay, factor in zip(groups, decays, schedule.lr_lambdas, strict=True):
             group["weight_decay"], group["initial_lr"] = decay, args.learning_rate
             group["lr"] = args.learning_rate * factor(schedule.last_epoch)
         schedule.get_last_lr()[:] = [group["lr"] for group in groups]  # what the next log line says

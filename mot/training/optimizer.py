@@ -11,7 +11,10 @@ from transformers import PreTrainedModel
 
 
 class MuonAdamW(torch.optim.Optimizer):
-    """torch's Muon and torch's AdamW with one list of parameter groups, which a schedule reads and writes."""
+    """torch's Muon and torch's AdamW with one list of parameter groups, which a schedule reads and writes.
+
+    Only the last group, of vectors, has no weight decay.
+    """
 
     def __init__(self, model: PreTrainedModel, learning_rate: float, weight_decay: float, beta2: float):
         outside = {id(m.weight) for m in (model.get_input_embeddings(), model.get_output_embeddings())}
@@ -25,7 +28,7 @@ class MuonAdamW(torch.optim.Optimizer):
         ]
         self.parts = (
             torch.optim.Muon(matrices, learning_rate, weight_decay, adjust_lr_fn="match_rms_adamw"),
-            torch.optim.AdamW([g for g in groups if g["params"]], learning_rate, betas=(0.9, beta2)),
+            torch.optim.AdamW(groups, learning_rate, betas=(0.9, beta2)),
         )
         super().__init__([group for part in self.parts for group in part.param_groups], {})
         self._share()

@@ -30,7 +30,8 @@ def publish_model(trainer: MixtureTrainer, settings: RunSettings, parameters: in
     """Write the weights of the best or of the last step, tokenizer and card into the run's directory."""
     output_dir, last = Path(trainer.args.output_dir), trainer.state.global_step
     partial = output_dir / ".partial"
-    shutil.rmtree(partial, ignore_errors=True)  # left by a process that was killed
+    if trainer.args.should_save:
+        shutil.rmtree(partial, ignore_errors=True)  # left by a process that was killed
     trainer.save_model(str(partial))
     published = Published(last, trainer.last_evaluation, _of_the_last(trainer, settings))
     if not trainer.args.should_save:

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -162,7 +163,7 @@ def test_train_upload_lose_the_machine_resume_download(bucket, root, tmp_path, t
     out, error = second.communicate(timeout=120)
     assert second.returncode == 0, error
     assert "resuming from" in error
-    assert "checkpoint-4" in error
+    assert re.search(r"checkpoint-[45]: ", error)  # the last that was uploaded whole, of an interval or the best
     assert out.splitlines()[-1] == "model    gs://bucket/runs/lost/model"
 
     def downloaded(run: str) -> Path:

@@ -523,7 +523,8 @@ def test_export_of_what_cannot_be(refused, made, text_run, words, names):
 
 def test_the_door_has_the_flags_of_training_but_the_models_shape():
     of_train, of_adapt = ({f.name for f in dataclasses.fields(s)} for s in (TrainSettings, AdaptSettings))
-    assert of_train - of_adapt == {"vocab_size", "tokenizer", "hidden_size", "num_layers", "num_heads", "dropout"}
+    shape = {"vocab_size", "tokenizer", "hidden_size", "num_layers", "num_heads", "dropout", "optimizer"}
+    assert of_train - of_adapt == shape
     ours = {"base_model", "lora_rank", "lora_alpha", "lora_dropout", "lora_targets", "load_in", "general_file"}
     assert of_adapt - of_train == ours
 

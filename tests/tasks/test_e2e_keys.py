@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from mot.data.sources import read_rows
+from mot.data.sources import check_file
 from mot.tasks import e2e, e2e_keys
 
 PROMPT = "name[Aromi], eatType[coffee shop], customer rating[high], area[riverside]"
@@ -25,9 +25,9 @@ def test_the_command_writes_rows_that_training_reads(tmp_path):
     assert (run.returncode, run.stderr) == (0, "")
     assert run.stdout == f"{tmp_path}/new/out.jsonl: 2 rows with keys\n"
     plan = "area name . rating eatType"
-    rows = [json.loads(line) for line in (tmp_path / "new" / "out.jsonl").open()]
-    assert rows == [ROW | {"id": 7, "key": plan}, ROW | {"key": plan}]
-    assert list(read_rows(str(tmp_path / "new" / "out.jsonl"), "--train_file"))[1] == (*ROW.values(), plan)
+    written = [json.loads(line) for line in (tmp_path / "new" / "out.jsonl").open()]
+    assert written == [ROW | {"id": 7, "key": plan}, ROW | {"key": plan}]
+    assert list(rows(check_file(str(tmp_path / "new" / "out.jsonl"), "--train_file")))[1] == (*ROW.values(), plan)
 
 
 @pytest.mark.parametrize(
