@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from mot.data.sources import check_file
+from mot.data.sources import check_file, rows
 from mot.tasks import e2e, e2e_keys
 
 PROMPT = "name[Aromi], eatType[coffee shop], customer rating[high], area[riverside]"
