@@ -39,7 +39,16 @@ if TYPE_CHECKING:
 
     from mot.serving.state import State
 
-PACKAGES = ("fastapi", "h11", "httpx", "prometheus_client", "pydantic", "starlette", "uvicorn")  # the extra `serve`
+PACKAGES = (
+    "fastapi",
+    "h11",
+    "httpx",
+    "prometheus_client",
+    "pydantic",
+    "pydantic_core",
+    "starlette",
+    "uvicorn",
+)  # the extra `serve`
 MIN_KEY_CHARACTERS = 16
 log = logging.getLogger("mot.serving")
 
