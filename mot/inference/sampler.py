@@ -168,4 +168,4 @@ def text_generators(request: SampleRequest) -> list[torch.Generator]:
 def sampling(request: SampleRequest, generators: list[torch.Generator]) -> list[LogitsProcessor]:
     """The processors after which the argmax is a sample."""
     params = request.setting.params(request.k, request.max_new_tokens, request.seed)
-    return [*warpers(params), GumbelSampler(generators)] if params.temperature > 0 else []
+    return [*warpers(params), GumbelSampler(generators)] if not params.greedy else []

@@ -4,6 +4,8 @@ from dataclasses import dataclass
 
 from mot.runtime.flags import check_ranges, setting
 
+SMALLEST_TEMPERATURE = 1e-5  # below it a text is greedy: logits divided by such a number may overflow
+
 
 @dataclass(frozen=True)
 class SamplingParams:
@@ -13,7 +15,9 @@ class SamplingParams:
         None, "K; default: every thought of the model", group="thinking", low=1, high=1024
     )
     max_new_tokens: int = setting(120, "longest continuation", "tokens", "thinking", low=1)
-    temperature: float = setting(0.7, "of the tokens inside each thought; 0 is greedy", group="thinking", low=0)
+    temperature: float = setting(
+        0.7, "of the tokens inside each thought; 0, or below 1e-5, is greedy", group="thinking", low=0
+    )
     top_p: float = setting(1.0, "nucleus sampling inside each thought", group="thinking", above=0, high=1)
     top_k: int = setting(0, "only the k most probable tokens inside each thought; 0: all", "tokens", "thinking", low=0)
     min_p: float = setting(
@@ -32,10 +36,15 @@ class SamplingParams:
     )
     seed: int = setting(0, "the same seed gives the same texts", group="thinking", low=0)
 
+    @property
+    def greedy(self) -> bool:
+        """Does every token have to be the most probable one?"""
+        return self.temperature < SMALLEST_TEMPERATURE
+
     def check(self, different_thoughts: int) -> None:
         """Raise ValueError if a value is out of range, or K asks a model of W thoughts for greedy copies."""
         check_ranges(self)
-        if (self.num_thoughts or 1) > different_thoughts and self.temperature == 0:
+        if (self.num_thoughts or 1) > different_thoughts and self.greedy:
             raise ValueError(
                 f"--num_thoughts {self.num_thoughts}: the model has {different_thoughts} "
                 f"and greedy repeats are copies; give at most {different_thoughts}, or temperature > 0"

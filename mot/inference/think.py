@@ -181,7 +181,7 @@ class MixtureOfThoughts:
             for g in generators_of(params.seed, prompt, chosen)
         ]
 
-        drawing = [*warpers(params), GumbelSampler(generators)] if params.temperature > 0 else []
+        drawing = [*warpers(params), GumbelSampler(generators)] if not params.greedy else []
         mask = batch["prompt_mask"].repeat_interleave(K, 0)
         next_R1 = logits_RV = None
         if self.thoughts:
@@ -209,7 +209,7 @@ class MixtureOfThoughts:
             share_prompt(cache)
         cache.batch_select_indices(torch.arange(len(prompts), device=logits_BV.device).repeat_interleave(K))
         generators = [g for prompt in prompts for g in generators_of(params.seed, prompt, [-1] * K)]
-        drawing = [*warpers(params), GumbelSampler(generators)] if params.temperature > 0 else []
+        drawing = [*warpers(params), GumbelSampler(generators)] if not params.greedy else []
         mask = batch["prompt_mask"].repeat_interleave(K, 0)
         logits_RV = logits_BV.repeat_interleave(K, 0)
         new, logp = self._decode(cache, mask, None, logits_RV, drawing, params.max_new_tokens)

@@ -10,13 +10,12 @@ All functions raise ApiError with the name of the wrong parameter. What a field 
 from secrets import randbits
 
 from mot.data.encode import encode_prompts
-from mot.inference.settings import SamplingParams
+from mot.inference.settings import SMALLEST_TEMPERATURE, SamplingParams
 from mot.serving.engine import Engine, GenerationRequest
 from mot.serving.guard import ApiError, shown
 from mot.serving.schemas import MAX_STOP_CHARACTERS, MAX_STOPS, GenerationBody
 from mot.serving.state import State
 
-SMALLEST_TEMPERATURE = 1e-5
 Encoded = tuple[str, list[int]]  # (what `think` seeds its generators by, token ids)
 
 

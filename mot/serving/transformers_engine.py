@@ -338,7 +338,7 @@ class TransformersEngine(Engine):
 
 def sample_tokens(sampling: SamplingParams, logits_KV: Tensor, generators: list[torch.Generator]) -> Tensor:
     """The next token ids [K], drawn as `MixtureOfThoughts.think` draws them."""
-    if sampling.temperature > 0:
+    if not sampling.greedy:
         no_ids = torch.empty(len(logits_KV), 0, dtype=torch.long, device=logits_KV.device)  # none of these reads them
         for processor in (*warpers(sampling), GumbelSampler(generators)):
             logits_KV = processor(no_ids, logits_KV)

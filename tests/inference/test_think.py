@@ -42,6 +42,15 @@ def test_samples_without_a_thought_are_the_trunks_own():
         mixture.sample_without_thought(PROMPTS, SamplingParams(2, 12, 0.0))
 
 
+def test_a_temperature_whose_inverse_overflows_is_greedy():
+    mixture = tiny(N)
+    greedy = mixture.think("the ", max_new_tokens=8, temperature=0)
+    assert mixture.think("the ", max_new_tokens=8, temperature=1e-40) == greedy
+    assert mixture.think("the ", max_new_tokens=8, temperature=1.0) != greedy
+    with pytest.raises(ValueError, match="greedy repeats are copies"):
+        mixture.think("the ", num_thoughts=N + 1, max_new_tokens=8, temperature=1e-9)
+
+
 def test_without_a_number_there_are_as_many_texts_as_thought_tokens():
     mixture = tiny(DIGITS, 3)
     assert (mixture.num_thoughts, mixture.different_thoughts) == (DIGITS, W)
