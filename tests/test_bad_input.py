@@ -277,6 +277,10 @@ def test_matching_and_its_neighbours(train_refused, flags, names):
     train_refused(["--train_file", "rows.jsonl", *flags.split()], *names)
 
 
+def test_a_task_without_prompts_has_nothing_to_match(train_refused):
+    train_refused(["--task", "circle", "--match_steps", 1], "--match_steps 1", "needs --verifier")
+
+
 def test_matching_needs_prompts(train_refused, text_file):
     write("v.py", VERIFIER)
     flags = ["--train_file", text_file, "--match_steps", 1, "--verifier", "v.py:check"]

@@ -72,7 +72,7 @@ class RunSettings(DataSettings):
     match_steps: int | None = setting(
         None,
         "last updates of the run, in which thoughts that give the same answer learn other verified answers; default: "
-        "a third of the run for a task with a verifier, else 0",
+        "a third of the run with --task forks or spellings, else 0",
         "steps",
         "thoughts",
         low=0,
@@ -169,7 +169,7 @@ class RunSettings(DataSettings):
 
     def _check_matching(self) -> None:
         flag = f"--match_steps {self.match_steps}"
-        if not self.verifier and not (self.task and TASKS[self.task].match_share):
+        if not self.verifier and (self.task is None or TASKS[self.task].creative):
             raise ValueError(f"{flag}: needs --verifier, a task or FILE.py:FUNCTION, that tells answers apart")
         if self.max_steps and self.match_steps > self.max_steps:
             raise ValueError(f"{flag}: is more than --max_steps {self.max_steps}, of which it is the end; give fewer")

@@ -10,11 +10,13 @@ import signal
 
 import pytest
 import torch
+from bases import make
 from mixtures import PROMPTS, greedy_alone, ids_of, tiny
 from survive import complete, last_state, short_run, stop_in, two_processes
 
 from mot.training.checkpoint import newest
 from mot.training.matching import Matched, match_prompts
+from mot.training.settings import TrainSettings
 
 MOST = 64
 FILE = """def first_letter(prompt, text):
@@ -121,6 +123,41 @@ def test_a_run_cut_and_resumed_while_it_matches_ends_in_the_same_state(flags, tm
     without = [*flags[: flags.index("--match_steps")], "--output_dir", tmp_path / "without"]
     complete(without)
     assert last_state(tmp_path / "without") != last_state(tmp_path / "whole")
+
+
+@pytest.mark.slow
+def test_an_adaptation_matches_too_and_resumes(adapter_rows, tmp_path):
+    (tmp_path / "verify.py").write_text(FILE)
+    base = make("llama", tmp_path / "base")
+    words = f"--base_model {base} --train_file {adapter_rows} --num_thoughts 4 --seq_length 48 --batch_size 8"
+    words += (
+        f" --lora_rank 4 --max_steps 6 --save_every 3 --eval_every 6 --match_steps 4 --verifier {tmp_path}/verify.py"
+    )
+    flags = [*f"{words}:first_letter".split(), "--output_dir"]
+    complete([*flags, tmp_path / "whole"])
+    assert stop_in("training", 3, signal.SIGTERM, [*flags, tmp_path / "cut"])[0] == 143
+    complete([*flags, tmp_path / "cut", "--resume_from", "auto"])
+    weights = [(tmp_path / name / "adapter_model.safetensors").read_bytes() for name in ("whole", "cut")]
+    assert weights[0] == weights[1]
+    metrics = [json.loads(line) for line in (tmp_path / "cut" / "metrics.jsonl").read_text().splitlines()]
+    assert [m["step"] for m in metrics if "distinct" in m] == [3, 4, 5, 6]
+
+
+@pytest.mark.parametrize(
+    ("task", "flags", "steps"),
+    [
+        ("spellings", {}, 33),
+        ("forks", {}, 33),
+        ("forks", {"match_steps": 0}, 0),
+        ("forks", {"num_thoughts": 1}, 0),
+        ("forks", {"thought_length": 2}, 0),
+        ("countdown", {}, 0),
+        ("countdown", {"match_steps": 7}, 7),
+        (None, {}, 0),
+    ],
+)
+def test_which_runs_match_and_for_how_long(task, flags, steps):
+    assert TrainSettings(task=task, **flags).matched_steps(100) == steps
 
 
 @pytest.mark.slow
