@@ -13,7 +13,7 @@ keeps it. The others share out the answers that are left:
 
 The E-step of mot/training/em.py replaces the rows of a matched prompt by (prompt, thought, answer), and the M-step
 learns them as it learns all rows. A prompt's matching depends on (seed, prompt) alone, so that processes need not talk.
-Source: docs/results/matching.md. Shapes: see mot/thoughts.py.
+Source: docs/results/winning.md. Shapes: see mot/thoughts.py.
 """
 
 from dataclasses import dataclass, field

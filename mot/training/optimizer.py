@@ -3,7 +3,7 @@
     optimizer = MuonAdamW(model, learning_rate=2e-3, weight_decay=0.1, beta2=0.98)
 
 Source: Jordan et al. 2024 (Muon), with the scale of its updates matched to AdamW's (Liu et al. 2025, arXiv 2502.16982),
-so that one learning rate fits both. What it gives is in docs/results/matching.md.
+so that one learning rate fits both. What it gives is in docs/results/winning.md.
 """
 
 import torch
