@@ -1,4 +1,4 @@
-# make demo   set-up, then train on `spellings` and print eight thoughts side by side (about three minutes on two cores)
+# make demo   set-up, then train on `spellings` and print eight thoughts side by side (three minutes on two cores with AVX-512, six without)
 # make quick  set-up, then the laws, thoughts, data, samplers and tasks without the slow tests (under a minute on two cores)
 # make test   set-up, then every test
 # make torture  set-up, then every way of losing a run or a request, in full (about half an hour)
