@@ -261,6 +261,8 @@ VERIFIER = "def check(prompt, text):\n    return text or None\n"
         ("--match_steps 1 --verifier number.py:check", ["--verifier number.py:check", "returned 3", "prompt 'a"]),
         ("--estep_rows 0", ["--estep_rows 0", "> 0"]),
         ("--estep_rows 2", ["--estep_rows 2", "<= 1"]),
+        ("--estep_rows 0.5 --num_thoughts 1", ["--estep_rows 0.5", "leave it out"]),
+        ("--estep_rows 0.5 --thought_length 2", ["--estep_rows 0.5", "leave it out"]),
         ("--estep_tokens -1", ["--estep_tokens -1", ">= 0"]),
         ("--group_prompts --thought_length 2", ["--group_prompts", "--thought_length"]),
         ("--optimizer sgd", ["--optimizer sgd", "adamw, muon"]),
@@ -286,6 +288,7 @@ def test_matching_needs_prompts(train_refused, text_file):
     flags = ["--train_file", text_file, "--match_steps", 1, "--verifier", "v.py:check"]
     train_refused(flags, "--match_steps 1", "plain text has no prompts")
     train_refused(["--train_file", text_file, "--group_prompts"], "--group_prompts", "plain text has no prompts")
+    train_refused(["--train_file", text_file, "--estep_rows", 0.5], "--estep_rows 0.5", "plain text has another")
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU, so --fp16 is no mistake here")

@@ -15,6 +15,7 @@ import hashlib
 import os
 from collections import deque
 from collections.abc import Iterator
+from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
 
@@ -151,17 +152,18 @@ class Rows(Dataset):
 
     def tokens(self) -> int:
         """Number of tokens of all prompts and completions."""
-        return int(self._totals()[:2].sum())
+        return int(self._totals[:2].sum())
 
     def mean_lengths(self) -> tuple[float, float]:
         """Mean number of tokens of a prompt and of a continuation."""
-        prompts, completions = (self._totals()[:2] / len(self)).tolist()
+        prompts, completions = (self._totals[:2] / len(self)).tolist()
         return prompts, completions
 
     def mean_scored(self) -> float:
         """Mean number of tokens that the E-step scores: of a key, or else of a continuation."""
-        return self._totals()[-1].item() / len(self)
+        return self._totals[-1].item() / len(self)
 
+    @cached_property
     def prompt_numbers(self) -> np.ndarray:
         """A number for every row [rows], the same for rows that have the same prompt."""
         seen: dict[bytes, int] = {}
@@ -173,6 +175,7 @@ class Rows(Dataset):
         """Most tokens of a completion after it is cut."""
         return max(int(np.minimum(part[:, 1], self.length - part[:, 0]).max()) for part in self.lengths())
 
+    @cached_property
     def _totals(self) -> np.ndarray:
         totals = np.zeros(self.parts, np.int64)
         for lengths in self.lengths():

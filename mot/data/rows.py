@@ -9,11 +9,11 @@ chat may have a `key`.
 """
 
 import json
-import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
-LONE_SURROGATE = re.compile("[\ud800-\udfff]")  # JSON can spell one, UTF-8 cannot
+from mot.model.tokenizer import LONE_SURROGATE
+
 ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}  # ShareGPT
 ROW_SHAPES = (  # (columns of the prompt, of which the others may be empty, column of the completion, what ends each)
     (("prompt",), "completion", ""),

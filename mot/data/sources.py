@@ -180,9 +180,9 @@ def _place(by: str, number: int, row: tuple) -> int:
 def split(file: DataFile) -> tuple[Part, Part, str]:
     """(what to train on, what to hold out, a note for the user): about a tenth is held out.
 
-    Of a text, the last tenth of its characters. Of rows, those whose prompts have the smallest hashes, so that no
-    prompt is in both parts and the order of the file does not matter. If all rows have one prompt, rows are hashed; if
-    all rows are equal, their numbers. Raises ValueError if there is only one row.
+    Of a text, the last tenth of its characters. Of rows, a range of the hashes of their prompts: no prompt is in both
+    parts, and the order of the file does not matter. If all rows have one prompt, the rows are hashed. If all rows are
+    equal, their numbers are. Raises ValueError if there is only one row.
     """
     if file.kind == "text":
         cut = file.count * 9 // 10

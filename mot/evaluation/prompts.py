@@ -12,8 +12,9 @@ from pathlib import Path
 
 from mot import tasks
 from mot.data.formats import format_of, open_text, records
-from mot.data.rows import LONE_SURROGATE, makes_rows, shape_of, texts_of
+from mot.data.rows import makes_rows, shape_of, texts_of
 from mot.data.sources import check_text
+from mot.model.tokenizer import LONE_SURROGATE
 
 CUT = 200  # characters of a prompt that is cut from a text
 

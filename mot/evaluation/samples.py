@@ -20,6 +20,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from mot.evaluation.plan import Plan
 from mot.inference.sampler import SampleRequest, Setting, sample
+from mot.runtime.announce import duration
 
 TEXTS, RESULT = "texts.jsonl", "diversity.json"
 OLD_SPLITS = {"tuned": "validation", "judged": "test"}  # names in files before version 2 of diversity.json
@@ -92,7 +93,7 @@ def draw_missing(plan: Plan, texts: Texts) -> None:
             texts.add(setting.name, part.name, seed, numbers[0], sample(request))
             if i == 0:
                 seconds = (time.monotonic() - begin) / _work(plan, setting, numbers) * work
-                _say(f"they take about {_duration(seconds)}, by the time of the first batch")
+                _say(f"they take about {duration(seconds)}, by the time of the first batch")
 
 
 def _work(plan: Plan, setting: Setting, numbers: list[int]) -> float:
@@ -153,12 +154,8 @@ def _line(begun: list[str], total: int, seconds: float) -> str:
     done = max(0, len(begun) - 1)
     left = "time left unknown"
     if done:
-        left = f"about {_duration(seconds / done * (total - done))} left"
+        left = f"about {duration(seconds / done * (total - done))} left"
     return f"{done:,} of {total:,} batches, {left}" + (f"; {begun[-1]}" if begun else "")
-
-
-def _duration(seconds: float) -> str:
-    return f"{seconds / 60:.0f} min" if seconds >= 90 else f"{seconds:.0f} s"
 
 
 def _say(line: str) -> None:

@@ -15,7 +15,7 @@ from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
 from mot.data.datasets import collate_rows
 from mot.data.encode import encode_prompts
-from mot.inference.sampling import GumbelSampler, generator_of, warpers
+from mot.inference.sampling import drawing, generator_of
 from mot.inference.settings import SamplingParams
 from mot.inference.think import MixtureOfThoughts
 
@@ -168,4 +168,4 @@ def text_generators(request: SampleRequest) -> list[torch.Generator]:
 def sampling(request: SampleRequest, generators: list[torch.Generator]) -> list[LogitsProcessor]:
     """The processors after which the argmax is a sample."""
     params = request.setting.params(request.k, request.max_new_tokens, request.seed)
-    return [*warpers(params), GumbelSampler(generators)] if not params.greedy else []
+    return drawing(params, generators)

@@ -1,6 +1,6 @@
 """How a token is drawn: transformers' warpers, then Gumbel noise from a generator that belongs to the text.
 
-    processors = [*warpers(SamplingParams(temperature=0.7)), GumbelSampler(generators)]
+    processors = drawing(SamplingParams(temperature=0.7), generators)
     token_R = logits_RV after all processors, argmax
 
 A text depends on (seed, its prompt, its thought, its copy) only, never on what runs beside it.
@@ -41,6 +41,11 @@ def warpers(params: SamplingParams) -> list[LogitsProcessor]:
         *([TopPLogitsWarper(params.top_p)] if params.top_p < 1 else []),
         *([MinPLogitsWarper(params.min_p)] if params.min_p > 0 else []),
     ]
+
+
+def drawing(params: SamplingParams, generators: list[torch.Generator]) -> list[LogitsProcessor]:
+    """The processors after which the argmax is a draw for each row; none for greedy texts."""
+    return [] if params.greedy else [*warpers(params), GumbelSampler(generators)]
 
 
 class GumbelSampler(LogitsProcessor):

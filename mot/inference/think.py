@@ -25,7 +25,7 @@ from transformers import (
 
 from mot.data.datasets import collate_rows
 from mot.data.encode import Prompt, encode_prompts
-from mot.inference.sampling import GumbelSampler, generator_of, generators_of, warpers
+from mot.inference.sampling import drawing, generator_of, generators_of
 from mot.inference.settings import SamplingParams
 from mot.model.config import MixtureConfig
 from mot.model.load import describe_model, load_model
@@ -162,58 +162,49 @@ class MixtureOfThoughts:
         return self.think_batch([prompt], params)[0]
 
     @torch.no_grad()
-    def think_batch(self, prompts: list[Prompt], params: SamplingParams) -> list[list[Thought]]:
-        """`think` for several prompts in one batch. Thoughts, texts and probabilities equal those of one call each."""
-        params.check(self.different_thoughts)
-        K = params.num_thoughts or self.num_thoughts
+    def think_batch(
+        self, prompts: list[Prompt], params: SamplingParams, without_thought: bool = False
+    ) -> list[list[Thought]]:
+        """`think` for several prompts in one batch. Thoughts, texts and probabilities equal those of one call each.
+
+        With `without_thought` the K texts of a prompt are the trunk's: no thought is read, `creativity` does not
+        matter, and every text has index -1 and probability 1.
+        """
+        params.check(1 if without_thought else self.different_thoughts)
+        K = params.num_thoughts or (1 if without_thought else self.num_thoughts)
         batch, logits_BV, cache = self._prefill(prompts)
         room = self.room(int(batch["prompt_mask"].sum(1).max()))
         if room < params.max_new_tokens and len(prompts) > 1:  # the longest prompt must not shorten the others' texts
-            return [self.think_batch([prompt], params)[0] for prompt in prompts]
+            return [self.think_batch([prompt], params, without_thought)[0] for prompt in prompts]
         if K > 1:
             share_prompt(cache)
-        router_BN = logits_BV[:, self.thoughts] if self.thoughts else torch.zeros(len(prompts), 1)
-        sequences_BKL, probability_BK = self.choose(batch, router_BN, cache, prompts, K, params.creativity, params.seed)
-        chosen_BK = [[self.index_of(sequence) for sequence in of_prompt] for of_prompt in sequences_BKL.tolist()]
+        if without_thought:
+            _follow(cache, torch.zeros(len(prompts), K, dtype=torch.long), 1)
+            chosen_BK, probability_BK = [[-1] * K for _ in prompts], torch.ones(len(prompts), K)
+        else:
+            router_BN = logits_BV[:, self.thoughts] if self.thoughts else torch.zeros(len(prompts), 1)
+            sequences_BKL, probability_BK = self.choose(
+                batch, router_BN, cache, prompts, K, params.creativity, params.seed
+            )
+            chosen_BK = [[self.index_of(sequence) for sequence in of_prompt] for of_prompt in sequences_BKL.tolist()]
         generators = [
             g
             for prompt, chosen in zip(prompts, chosen_BK, strict=True)
             for g in generators_of(params.seed, prompt, chosen)
         ]
-
-        drawing = [*warpers(params), GumbelSampler(generators)] if not params.greedy else []
         mask = batch["prompt_mask"].repeat_interleave(K, 0)
         next_R1 = logits_RV = None
-        if self.thoughts:
+        if self.thoughts and not without_thought:
             tokens_RL = self._tokens(sequences_BKL)
             mask, next_R1 = torch.cat([mask, torch.ones_like(tokens_RL)], 1), tokens_RL[:, -1:]
         else:  # no token is left to read: the prompt's own logits give the first token
             logits_RV = logits_BV.repeat_interleave(K, 0)
-        new, logp = self._decode(cache, mask, next_R1, logits_RV, drawing, min(room, params.max_new_tokens))
+        most = min(room, params.max_new_tokens)
+        new, logp = self._decode(cache, mask, next_R1, logits_RV, drawing(params, generators), most)
         rows = [
             self._thought(chosen_BK[i // K][i % K], probability, new[i], logp[i])
             for i, probability in enumerate(probability_BK.flatten().tolist())
         ]
-        return [rows[b * K : (b + 1) * K] for b in range(len(prompts))]
-
-    @torch.no_grad()
-    def sample_without_thought(self, prompts: list[Prompt], params: SamplingParams) -> list[list[Thought]]:
-        """K texts of every prompt by the model without a thought, which has index -1 and probability 1.
-
-        `params.creativity` does not matter. Raises ValueError for more than one text at temperature 0.
-        """
-        params.check(1)
-        K = params.num_thoughts or 1
-        batch, logits_BV, cache = self._prefill(prompts)
-        if K > 1:
-            share_prompt(cache)
-        cache.batch_select_indices(torch.arange(len(prompts), device=logits_BV.device).repeat_interleave(K))
-        generators = [g for prompt in prompts for g in generators_of(params.seed, prompt, [-1] * K)]
-        drawing = [*warpers(params), GumbelSampler(generators)] if not params.greedy else []
-        mask = batch["prompt_mask"].repeat_interleave(K, 0)
-        logits_RV = logits_BV.repeat_interleave(K, 0)
-        new, logp = self._decode(cache, mask, None, logits_RV, drawing, params.max_new_tokens)
-        rows = [self._thought(-1, 1.0, *of_row) for of_row in zip(new, logp, strict=True)]
         return [rows[b * K : (b + 1) * K] for b in range(len(prompts))]
 
     def _decode(
@@ -222,7 +213,7 @@ class MixtureOfThoughts:
         mask: Tensor,
         next_R1: Tensor | None,
         logits_RV: Tensor | None,
-        drawing: list[LogitsProcessor],
+        processors: list[LogitsProcessor],
         most: int,
     ) -> tuple[list[list[int]], list[list[float]]]:
         """Up to `most` tokens of each of R rows and their log-probabilities (nats), both [R, T].
@@ -243,7 +234,7 @@ class MixtureOfThoughts:
                 logits_RV = out.logits[:, -1].float()
             logits_RV[:, self.thoughts] = -torch.inf
             logp_RV = logits_RV.log_softmax(-1)
-            for processor in drawing:
+            for processor in processors:
                 logits_RV = processor(no_ids_R0, logits_RV)
             next_R1 = logits_RV.argmax(-1, keepdim=True)
             tokens.append(next_R1)

@@ -1,6 +1,7 @@
-"""A line on standard error for work that takes more than two seconds, while it goes on. No torch here.
+"""What long work says: a line on standard error after two seconds, and times as people say them. No torch here.
 
 with announced("tokenising --train_file x"): ...
+duration(3605)                                      "1 h 0 min"
 """
 
 import sys
@@ -21,3 +22,11 @@ def announced(what: str) -> Iterator[None]:
         yield
     finally:
         timer.cancel()
+
+
+def duration(seconds: float) -> str:
+    """Say a time as people do: 45 s, 12 min, 3 h 5 min."""
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    hours, minutes = divmod(round(seconds / 60), 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min"

@@ -58,14 +58,12 @@ async def chat_completions(body: ChatBody, request: Request) -> Any:
 
 def encode_conversation(state: State, messages: list[Message]) -> Encoded:
     """Token ids of a conversation in the model's chat template. Raises ApiError."""
-    tokenizer, thoughts = state.engine.mixture.tokenizer, set(state.engine.mixture.thoughts)
+    tokenizer = state.engine.mixture.tokenizer
     turns = [{"role": message.role, "content": text_of(message)} for message in messages]
     try:
         (ids,) = encode_prompts(tokenizer, [turns])
     except (ValueError, TypeError) as e:  # a model's own template raises these for roles and for their order
         raise invalid("messages", f"do not fit the model's chat template ({one_line(e, 200)})") from None
-    if thoughts & set(ids):
-        raise invalid("messages", "contain a thought token; ask for it with `thoughts`")
     if tokenizer.unk_token_id is not None and tokenizer.unk_token_id in ids:
         raise invalid("messages", "contain a character that is not in the model's vocabulary")
     return str(turns), ids

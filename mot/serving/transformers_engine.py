@@ -28,7 +28,7 @@ import torch
 from torch import Tensor
 from transformers import Cache
 
-from mot.inference.sampling import GumbelSampler, generators_of, warpers
+from mot.inference.sampling import drawing, generators_of
 from mot.inference.settings import SamplingParams
 from mot.inference.think import MixtureOfThoughts
 from mot.model.score import read_thought
@@ -338,10 +338,9 @@ class TransformersEngine(Engine):
 
 def sample_tokens(sampling: SamplingParams, logits_KV: Tensor, generators: list[torch.Generator]) -> Tensor:
     """The next token ids [K], drawn as `MixtureOfThoughts.think` draws them."""
-    if not sampling.greedy:
-        no_ids = torch.empty(len(logits_KV), 0, dtype=torch.long, device=logits_KV.device)  # none of these reads them
-        for processor in (*warpers(sampling), GumbelSampler(generators)):
-            logits_KV = processor(no_ids, logits_KV)
+    no_ids = torch.empty(len(logits_KV), 0, dtype=torch.long, device=logits_KV.device)  # none of these reads them
+    for processor in drawing(sampling, generators):
+        logits_KV = processor(no_ids, logits_KV)
     return logits_KV.argmax(-1)
 
 

@@ -88,8 +88,10 @@ class MixtureTrainer(Trainer):
         self.evaluated_at = -1
         self.window = LogWindow(settings.num_thoughts)
         self.guard = SpikeGuard(settings)
-        self.groups = data.train.prompt_numbers() if settings.group_prompts else None
-        self.memory = self._memory()
+        self.groups = data.train.prompt_numbers if settings.group_prompts else None
+        self.memory = None
+        if settings.estep_rows < 1:
+            self.memory = RememberedWinners(len(data.train), settings.num_thoughts, settings.estep_rows, self.em_steps)
         self.checkpoint_state = [self.guard]  # objects with save(directory) and load(directory)
         self.checkpoint_state += [self.memory] if self.memory else []
         self.best = KeepBest(settings.early_stopping, is_remote(settings.output()))
@@ -117,13 +119,6 @@ class MixtureTrainer(Trainer):
         # Our loss is normalised over the whole step already (law 8). Without this the Trainer would divide it again.
         self.loss_is_scaled_for_ga = True
         self.remove_callback(PrinterCallback)
-
-    def _memory(self) -> RememberedWinners | None:
-        """A window has another continuation in every pass, and thought sequences are others in every step."""
-        s, rows = self.settings, len(self.data.train)
-        if s.estep_rows == 1 or not self.thoughts or s.thought_length > 1 or isinstance(self.data.train, Windows):
-            return None
-        return RememberedWinners(rows, s.num_thoughts, s.estep_rows, self.em_steps)
 
     def train(self, resume_from_checkpoint: str | None = None):
         """Train, from a checkpoint's directory if one is given, with the state that the Trainer does not restore."""
@@ -165,7 +160,7 @@ class MixtureTrainer(Trainer):
     ) -> tuple[list[dict[str, Tensor]], None]:
         """Return the micro-batches of one optimizer step, cut at the branch point, with a thought for every row."""
         raw, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
-        g = torch.Generator().manual_seed(self.settings.seed * 1_000_003 + self.state.global_step)
+        g = torch.Generator().manual_seed(self.step_seed)
         point = int(torch.randint(1, self.settings.seq_length, (), generator=g))
         batches = [{name: t.to(device) for name, t in branch(b, point).items()} for b in raw]
         if batches and self.state.global_step >= self.em_steps:
@@ -173,6 +168,11 @@ class MixtureTrainer(Trainer):
         if batches:
             self.assign(batches, g)
         return batches, None
+
+    @property
+    def step_seed(self) -> int:
+        """All randomness of a step comes from it: the run's seed and the step's number."""
+        return self.settings.seed * 1_000_003 + self.state.global_step
 
     def assign(self, batches: list[dict[str, Tensor]], g: torch.Generator) -> None:
         """Add to every micro-batch its rows of the `Assignment`, and the totals that the M-step's means divide by.
@@ -284,10 +284,9 @@ class MixtureTrainer(Trainer):
         if self.state.global_step == self.em_steps:
             self.guard.loss_window.clear()  # answers that a thought does not give yet have a higher loss
         mixture = MixtureOfThoughts(self.model, self.data.tokenizer, self.thoughts)
-        seed = self.settings.seed * 1_000_003 + self.state.global_step
         with torch.no_grad(), evaluating(self.model), self.compute_loss_context_manager():
             made = [
-                answer_batch(mixture, self.verify, b, carries, self.settings, self.longest, seed)
+                answer_batch(mixture, self.verify, b, carries, self.settings, self.longest, self.step_seed)
                 for b, carries in zip(batches, carries_R.split(sizes), strict=True)
             ]
         device = batches[0]["prompt"].device

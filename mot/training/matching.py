@@ -16,7 +16,9 @@ learns them as it learns all rows. A prompt's matching depends on (seed, prompt)
 Source: docs/results/winning.md. Shapes: see mot/thoughts.py.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cache
+from itertools import groupby
 
 import torch
 from torch import Tensor
@@ -24,7 +26,7 @@ from torch import Tensor
 from mot.data.datasets import collate_rows
 from mot.inference.sampling import generator_of
 from mot.inference.settings import SamplingParams
-from mot.inference.think import MixtureOfThoughts, Thought
+from mot.inference.think import MixtureOfThoughts
 from mot.model.score import thought_logprobs
 from mot.tasks.verifier import Verify
 from mot.training.settings import COPIES, DIVERSITY_THOUGHTS, SLOTS, RunSettings
@@ -44,10 +46,10 @@ class Matched:
 
     distinct: int
     pool: int
-    repairs: list[tuple[int, list[int]]] = field(default_factory=list)
-    kept: list[tuple[int, list[int]]] = field(default_factory=list)
-    able: list[int] = field(default_factory=list)
-    router: list[float] = field(default_factory=list)
+    repairs: list[tuple[int, list[int]]]
+    kept: list[tuple[int, list[int]]]
+    able: list[int]
+    router: list[float]
 
     def rows(self, slots: int, g: torch.Generator) -> list[tuple[int, list[int]]]:
         """At most `slots` pairs to learn, repairs before kept ones, drawn at random."""
@@ -123,85 +125,72 @@ def match_prompts(
     """
     said = [mixture.tokenizer.decode(ids, skip_special_tokens=True) for ids in prompts]
 
-    def answer(b: int, token_ids: tuple[int, ...] | list[int]) -> str | None:
+    @cache  # thoughts and samples often say the same, and a verifier may be slow
+    def answer(b: int, token_ids: tuple[int, ...]) -> str | None:
         if len(token_ids) >= most:
             return None  # the text was cut, so it is not whole
         return verify(said[b], mixture.tokenizer.decode(list(token_ids), skip_special_tokens=True))
 
-    N = mixture.num_thoughts
-    greedy = _in_order(mixture.think_batch(prompts, SamplingParams(N, most, 0.0, seed=seed)))
-    own = [[answer(b, t.token_ids) for t in thoughts] for b, thoughts in enumerate(greedy)]
-    found = [Matched(len(set(o) - {None}), 0, router=[t.probability for t in greedy[b]]) for b, o in enumerate(own)]
-    pools: list[dict[str, list[int]]] = [{} for _ in prompts]
+    N, everyone = mixture.num_thoughts, range(len(prompts))
+    greedy = mixture.think_batch(prompts, SamplingParams(N, most, 0.0, seed=seed))
+    greedy = [sorted(thoughts, key=lambda t: t.index) for thoughts in greedy]
+    own = [[answer(b, t.token_ids) for t in greedy[b]] for b in everyone]
     colliding = [[k for k, a in enumerate(o) if a is None or o.count(a) > 1] for o in own]
+    taken = [{a for k, a in enumerate(o) if k not in colliding[b]} for b, o in enumerate(own)]
+    pools: list[dict[str, list[int]]] = [{} for _ in prompts]
 
-    def add(b: int, token_ids: tuple[int, ...] | list[int]) -> None:
-        a = answer(b, token_ids)
-        if a is not None:
-            pools[b].setdefault(a, list(token_ids))
+    def add(b: int, texts: list[tuple[int, ...]]) -> None:
+        for token_ids in texts:
+            if (a := answer(b, token_ids)) is not None:
+                pools[b].setdefault(a, list(token_ids))
 
-    def short(b: int) -> bool:
-        taken = {own[b][k] for k in range(N) if k not in colliding[b]}
-        return len(pools[b].keys() - taken) < len(colliding[b])
+    def sample(some: list[int], params: SamplingParams, without_thought: bool = False) -> None:
+        texts = mixture.think_batch([prompts[b] for b in some], params, without_thought) if some else []
+        for b, thoughts in zip(some, texts, strict=True):
+            add(b, [t.token_ids for t in thoughts])
 
-    some = [b for b in range(len(prompts)) if colliding[b]]
-    for b, thoughts in zip(some, _samples(mixture, prompts, some, N, most, seed), strict=True):
-        add(b, labels[b])
-        for t in thoughts:
-            add(b, t.token_ids)
+    some = [b for b in everyone if colliding[b]]
+    for b in some:
+        add(b, [tuple(labels[b])])
+    sample(some, SamplingParams(N, most, 1.0, seed=seed))
     for r in range(ROUNDS):
-        some = [b for b in range(len(prompts)) if colliding[b] and short(b)]
-        for b, texts in zip(some, _plain_samples(mixture, prompts, some, most, seed + r), strict=True):
-            for t in texts:
-                add(b, t.token_ids)
-    for b, thoughts in enumerate(greedy):
-        for k, t in enumerate(thoughts):
-            if k in colliding[b] and own[b][k] is not None:
-                pools[b].setdefault(own[b][k], list(t.token_ids))
-            # Learning its own greedy text would narrow the thought to that one spelling: only a completion will do.
-            if k not in colliding[b] and own[b][k] == answer(b, labels[b]):
-                found[b].kept.append((k, list(labels[b])))
-        found[b].able = [k for k in range(N) if k not in colliding[b]]
-        found[b].pool = len(pools[b].keys() | (set(own[b]) - {None}))
-    _assign(mixture, prompts, own, colliding, pools, found, rows)
+        some = [b for b in everyone if len(pools[b].keys() - taken[b]) < len(colliding[b])]
+        sample(some, SamplingParams(COPIES, most, 1.0, seed=seed + r), without_thought=True)
+    for b in everyone:
+        add(b, [greedy[b][k].token_ids for k in colliding[b]])
+    found = []
+    for b, o in enumerate(own):
+        keeping = [k for k in range(N) if k not in colliding[b]]
+        # Learning its own greedy text would narrow the thought to that one spelling: only a completion will do.
+        kept = [(k, list(labels[b])) for k in keeping if o[k] == answer(b, tuple(labels[b]))]
+        answers = pools[b].keys() | (set(o) - {None})
+        found.append(Matched(len(set(o) - {None}), len(answers), [], kept, keeping, [t.probability for t in greedy[b]]))
+    _assign(mixture, prompts, colliding, taken, pools, found, rows)
     return found
 
 
-def _assign(mixture, prompts, own, colliding, pools, found: list[Matched], rows: int) -> None:
+def _assign(
+    mixture: MixtureOfThoughts,
+    prompts: list[list[int]],
+    colliding: list[list[int]],
+    taken: list[set[str]],
+    pools: list[dict[str, list[int]]],
+    found: list[Matched],
+    rows: int,
+) -> None:
     """Give free answers to colliding thoughts: the assignment of the largest total log-probability."""
     from scipy.optimize import linear_sum_assignment
 
-    end, jobs = mixture.tokenizer.eos_token_id, []
-    for b, thoughts in enumerate(colliding):
-        taken = {own[b][k] for k in range(mixture.num_thoughts) if k not in thoughts}
-        jobs += [(b, ids) for a, ids in pools[b].items() if thoughts and a not in taken]
+    end = mixture.tokenizer.eos_token_id
+    free = [(b, ids) for b, pool in enumerate(pools) if colliding[b] for a, ids in pool.items() if a not in taken[b]]
     scores = []
-    for i in range(0, len(jobs), rows):
-        batch = collate_rows([(prompts[b], [*ids, end]) for b, ids in jobs[i : i + rows]], mixture.pad)
+    for i in range(0, len(free), rows):
+        batch = collate_rows([(prompts[b], [*ids, end]) for b, ids in free[i : i + rows]], mixture.pad)
         batch = {name: t.to(mixture.model.device) for name, t in batch.items()}
         scores += thought_logprobs(mixture.model, batch, mixture.thoughts)[0].sum(-1).float().cpu()
-    for b, thoughts in enumerate(colliding):
-        mine = [i for i, job in enumerate(jobs) if job[0] == b]
-        if not mine:
-            continue
-        scores_AK = torch.stack([scores[i] for i in mine])[:, thoughts]
-        for a, k in zip(*linear_sum_assignment(scores_AK.numpy(), maximize=True), strict=True):
-            found[b].repairs.append((thoughts[k], jobs[mine[a]][1]))
-            found[b].able.append(thoughts[k])
-
-
-def _in_order(thinking: list[list[Thought]]) -> list[list[Thought]]:
-    return [sorted(thoughts, key=lambda t: t.index) for thoughts in thinking]
-
-
-def _samples(mixture, prompts, some: list[int], N: int, most: int, seed: int) -> list[list[Thought]]:
-    if not some:
-        return []
-    return mixture.think_batch([prompts[b] for b in some], SamplingParams(N, most, 1.0, seed=seed))
-
-
-def _plain_samples(mixture, prompts, some: list[int], most: int, seed: int) -> list[list[Thought]]:
-    if not some:
-        return []
-    params = SamplingParams(COPIES, most, 1.0, seed=seed)
-    return mixture.sample_without_thought([prompts[b] for b in some], params)
+    for b, of_prompt in groupby(zip(free, scores, strict=True), key=lambda scored: scored[0][0]):
+        answers, scores_AN = zip(*((ids, score_N) for (_, ids), score_N in of_prompt), strict=True)
+        scores_AK = torch.stack(scores_AN)[:, colliding[b]].numpy()
+        for a, k in zip(*linear_sum_assignment(scores_AK, maximize=True), strict=True):
+            found[b].repairs.append((colliding[b][k], answers[a]))
+            found[b].able.append(colliding[b][k])

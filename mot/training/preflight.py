@@ -1,7 +1,7 @@
 """What a run's settings ask of its data, checked before anything is written.
 
 verify = run_verifier(settings, data, steps)      # what --match_steps asks; None if nothing is matched
-check_groups(settings, data, world)               # --group_prompts
+check_rows(settings, data, world)                 # --group_prompts, --estep_rows
 """
 
 import numpy as np
@@ -31,13 +31,21 @@ def run_verifier(settings: RunSettings, data: Data, steps: int) -> Verify | None
     return verify
 
 
-def check_groups(settings: RunSettings, data: Data, world: int) -> None:
-    """Raise ValueError if --group_prompts cannot give the rows of every prompt to different thoughts in one step."""
+def check_rows(settings: RunSettings, data: Data, world: int) -> None:
+    """Raise ValueError if --group_prompts cannot give the rows of every prompt to different thoughts in one step.
+
+    Also if the data are no rows and a setting is about rows.
+    """
+    if isinstance(data.train, Windows) and settings.estep_rows < 1:
+        raise ValueError(
+            f"--estep_rows {settings.estep_rows:g}: plain text has another continuation in every pass; "
+            "give .jsonl rows, or leave it out"
+        )
     if not settings.group_prompts:
         return
     if isinstance(data.train, Windows):
         raise ValueError("--group_prompts: plain text has no prompts; give .jsonl rows, or leave it out")
-    numbers = data.train.prompt_numbers()
+    numbers = data.train.prompt_numbers
     counts = np.bincount(numbers)
     most, row = int(counts.max()), int((numbers == counts.argmax()).argmax())
     prompt = data.tokenizer.decode(data.train[row][0], skip_special_tokens=True)

@@ -30,7 +30,7 @@ from mot.training.checkpoint import find
 from mot.training.directory import HISTORY, claim, require_ours, require_space
 from mot.training.dry_run import dry_run, out_of_memory
 from mot.training.em import MixtureTrainer
-from mot.training.preflight import check_groups, run_verifier
+from mot.training.preflight import check_rows, run_verifier
 from mot.training.publish import publish_model
 from mot.training.recipes import Adapting, FromScratch, recipe_of
 from mot.training.resumption import Resumption, facts
@@ -80,7 +80,7 @@ def _train(settings: RunSettings, interruption: SignalHandler, scratch: str) -> 
         data = _load(settings, recipe, Resumption())
         steps = total_steps(settings, data, world)
         run_verifier(settings, data, steps)
-        check_groups(settings, data, world)
+        check_rows(settings, data, world)
         print("\n".join(dry_run(settings, data, steps)))
         return None
     remote = settings.output().rstrip("/") if is_remote(settings.output()) else None
@@ -93,7 +93,7 @@ def _train(settings: RunSettings, interruption: SignalHandler, scratch: str) -> 
         data = _load(settings, recipe, resumption)
         steps = total_steps(settings, data, world)
         verify = run_verifier(settings, data, steps)
-        check_groups(settings, data, world)
+        check_rows(settings, data, world)
         model = recipe.model(data.tokenizer)
         made_by = facts(settings, data, steps, world) | recipe.facts(model)
         resumption.require(settings, steps, made_by)

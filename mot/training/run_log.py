@@ -22,6 +22,8 @@ from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeRemainin
 from rich.table import Column
 from transformers import TrainerCallback
 
+from mot.runtime.announce import duration
+
 EVERY = 30  # seconds
 METRICS, SAMPLES = "metrics.jsonl", "samples.jsonl"
 SHOWN = {
@@ -106,14 +108,6 @@ class RunLog(TrainerCallback):
         self.bar.stop()
         for tracker in self.trackers:
             tracker.close()
-
-
-def duration(seconds: float) -> str:
-    """Say a time as people do: 45 s, 12 min, 3 h 5 min."""
-    if seconds < 60:
-        return f"{seconds:.0f} s"
-    hours, minutes = divmod(round(seconds / 60), 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min"
 
 
 # Lines that survive a full disk and a kill -------------------------------------------------------------------------

@@ -152,6 +152,11 @@ class RunSettings(DataSettings):
             raise ValueError(f"--verifier {self.verifier}: only --match_steps uses it; give --match_steps, e.g. 500")
         if self.match_steps:
             self._check_matching()
+        if self.estep_rows < 1 and (self.thought_length > 1 or self.num_thoughts == 1):
+            raise ValueError(
+                f"--estep_rows {self.estep_rows:g}: remembers which of several thoughts of one token a row has won; "
+                "leave it out"
+            )
         if self.group_prompts and self.thought_length > 1:
             raise ValueError(
                 "--group_prompts: thought sequences are others in every update; leave --thought_length out"

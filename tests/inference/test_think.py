@@ -28,18 +28,18 @@ def test_drawing_by_gumbel_noise_is_sampling_from_the_softmax():
 
 def test_samples_without_a_thought_are_the_trunks_own():
     mixture = tiny(N)
-    greedy = mixture.sample_without_thought(PROMPTS, SamplingParams(1, 12, 0.0))
+    greedy = mixture.think_batch(PROMPTS, SamplingParams(1, 12, 0.0), without_thought=True)
     for prompt, (text,) in zip(PROMPTS, greedy, strict=True):
         assert list(text.token_ids) == greedy_alone(mixture, prompt, [], 12)  # no thought token after the prompt
         assert (text.index, text.probability) == (-1, 1.0)
     params = SamplingParams(5, 12, 1.5, seed=3)
-    together = mixture.sample_without_thought(PROMPTS, params)
-    alone = [mixture.sample_without_thought([prompt], params)[0] for prompt in PROMPTS]
+    together = mixture.think_batch(PROMPTS, params, without_thought=True)
+    alone = [mixture.think_batch([prompt], params, without_thought=True)[0] for prompt in PROMPTS]
     assert [[t.token_ids for t in texts] for texts in alone] == [[t.token_ids for t in texts] for texts in together]
     assert len({t.token_ids for texts in together for t in texts}) > 15
     assert not {i for texts in together for t in texts for i in t.token_ids} & set(mixture.thoughts)
     with pytest.raises(ValueError, match="greedy repeats are copies"):
-        mixture.sample_without_thought(PROMPTS, SamplingParams(2, 12, 0.0))
+        mixture.think_batch(PROMPTS, SamplingParams(2, 12, 0.0), without_thought=True)
 
 
 def test_a_temperature_whose_inverse_overflows_is_greedy():

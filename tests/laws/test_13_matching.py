@@ -87,7 +87,7 @@ def test_a_prompts_matching_does_not_depend_on_the_prompts_beside_it(mixture):
 
 
 def test_repairs_come_before_kept_pairs():
-    found = Matched(3, 5, repairs=[(0, [1]), (1, [2])], kept=[(2, [3]), (3, [4]), (4, [5])])
+    found = Matched(3, 5, [(0, [1]), (1, [2])], [(2, [3]), (3, [4]), (4, [5])], able=[], router=[])
     for seed in range(5):
         pairs = found.rows(3, torch.Generator().manual_seed(seed))
         assert sorted(pairs[:2]) == found.repairs

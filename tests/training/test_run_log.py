@@ -7,9 +7,10 @@ from types import SimpleNamespace
 import pytest
 from rich.console import Console
 
+from mot.runtime.announce import duration
 from mot.training import run_log
 from mot.training.run import train
-from mot.training.run_log import RunLog, duration
+from mot.training.run_log import RunLog
 from mot.training.settings import TrainSettings
 
 
