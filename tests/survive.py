@@ -12,6 +12,7 @@ import hashlib
 import json
 import multiprocessing
 import os
+import signal
 import socket
 import sys
 import tempfile
@@ -112,6 +113,18 @@ def short_run(text_file: Path, accumulate: int = 2) -> list[str]:
         "--gradient_accumulation_steps",
         str(accumulate),
     ]
+
+
+def cut_and_resumed(flags: list, directory: Path, steps: tuple[int, ...], phase: str = "training") -> Path:
+    """`directory`, in which a run was stopped by SIGTERM in each of the steps, and then resumed to its end."""
+    from mot.training.checkpoint import newest
+
+    argv = [*flags, "--output_dir", directory, "--resume_from", "auto"]
+    for step in steps:
+        assert stop_in(phase, step, signal.SIGTERM, argv)[0] == 143
+        assert newest(str(directory))[1]["step"] == step + 1
+    complete(argv)
+    return directory
 
 
 def free_port() -> int:

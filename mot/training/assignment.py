@@ -11,6 +11,7 @@ that carry a thought (`carries_B`). A candidate is a thought as a row of L digit
 (`tokens_NL`). `g` is the step's generator.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -52,7 +53,7 @@ def match(
     tokens_NL: Tensor,
     tau: float,
     g: torch.Generator,
-    mates: list["Mates"] | None = None,
+    mates: Sequence["Mates"] = (),
 ) -> Tensor:
     """Draw a winner for each of the C rows that carry a thought; fill in thoughts, router targets and router mean.
 
@@ -62,7 +63,7 @@ def match(
     q_CN = responsibilities(scores_BN[carries_B], tau)
     # Drawn from Q, not its argmax: while tau is high, accidents of the first weights do not decide for good.
     winner_C = torch.multinomial(q_CN, 1, generator=g)[:, 0]
-    separate(winner_C, q_CN, mates or [], g)
+    separate(winner_C, q_CN, mates, g)
     step.thought_BL[carries_B] = tokens_NL[winner_C]
     # The router's targets: for the first token all candidates that begin with it, for the others the winner's.
     first_CN = torch.zeros_like(q_CN).index_add(1, candidates_NL[:, 0], q_CN)
@@ -94,7 +95,7 @@ def mates_of(prompt_B: Tensor, scored_B: Tensor, remembered_B: Tensor) -> list[M
     return [mates for mates in found if mates.places]
 
 
-def separate(winner_C: Tensor, q_CN: Tensor, mates: list[Mates], g: torch.Generator) -> None:
+def separate(winner_C: Tensor, q_CN: Tensor, mates: Sequence[Mates], g: torch.Generator) -> None:
     """Draw the winners of rows that share a prompt without replacement, at most N rows for each prompt.
 
     It is the assignment of the largest total log Q plus Gumbel noise; for one row that is a draw from Q. Source: SSFT

@@ -41,7 +41,7 @@ from mot.runtime.signals import SignalHandler
 from mot.tasks.verifier import Verify
 from mot.thoughts import diversity, draw_sequences, router_loss, usage_entropy
 from mot.training.arguments import training_arguments
-from mot.training.assignment import Assignment, choose_contrast, match, mates_of, recall, row_offsets
+from mot.training.assignment import Assignment, Mates, choose_contrast, match, mates_of, recall, row_offsets
 from mot.training.best import KeepBest
 from mot.training.callbacks import FlagsGovern, LogWindow, SealCheckpoint, SpikeGuard, StopOnSignal
 from mot.training.evaluate import evenly, measure, sample
@@ -185,17 +185,8 @@ class MixtureTrainer(Trainer):
         local_rows, gathered_rows = row_offsets(sizes, self.args.process_index, world)
         carries_B = torch.rand(B, generator=g) >= s.thought_dropout
         candidates_NL = draw_sequences(N, N, s.thought_length, g)
-        scored_B, mates, remembered_B = carries_B, None, torch.full((B,), -1)
-        if self.memory or s.group_prompts:
-            rows_B = torch.tensor(self.order.rows_of(self.state.global_step, B))
-        if self.memory:
-            remembered_B = self.memory.of(rows_B, self.state.global_step).where(carries_B, -1)
-            scored_B = carries_B & (remembered_B < 0)
-        if s.group_prompts:
-            # A step may reach into the next epoch, where the same rows come again.
-            epoch_B = (self.state.global_step * B + torch.arange(B)) // len(self.data.train)
-            prompt_B = torch.from_numpy(self.groups)[rows_B] + epoch_B * len(self.data.train)
-            mates = mates_of(prompt_B, scored_B, remembered_B)
+        rows_B, winner_B, mates = self.known_rows(carries_B)
+        scored_B = carries_B & (winner_B < 0)
 
         of_R = self.score_rows(batches, scored_B, local_rows, candidates_NL)
         of_B = torch.empty(B, of_R.shape[1])  # one exchange between the processes
@@ -206,15 +197,15 @@ class MixtureTrainer(Trainer):
         if self.thoughts and carries_B.any():
             tokens_NL, tau = torch.tensor(self.thoughts)[candidates_NL], self.temperature()
             if scored_B.any():
-                winner_C = match(step, scores_BN, router_BN, scored_B, candidates_NL, tokens_NL, tau, g, mates)
+                winner_B[scored_B] = match(
+                    step, scores_BN, router_BN, scored_B, candidates_NL, tokens_NL, tau, g, mates
+                )
             if self.memory:
-                if scored_B.any():
-                    self.memory.keep(rows_B[scored_B], winner_C)
-                    remembered_B[scored_B] = winner_C
+                self.memory.keep(rows_B[scored_B], winner_B[scored_B])
                 if self.memory.scores_all(self.state.global_step):
                     self.memory.router_mean_N = step.router_mean_N
-                recall(step, remembered_B, carries_B & ~scored_B, tokens_NL, self.memory.router_mean_N)
-                winner_C = remembered_B[carries_B]
+                recall(step, winner_B, carries_B & ~scored_B, tokens_NL, self.memory.router_mean_N)
+            winner_C = winner_B[carries_B]
             if s.diversity_weight and self.state.global_step >= DIVERSITY_FROM * self.em_steps:
                 choose_contrast(step, winner_C, carries_B, tokens_NL, g)
             self.window.add_usage(torch.bincount(candidates_NL[winner_C, 0], minlength=N).double())
@@ -229,6 +220,24 @@ class MixtureTrainer(Trainer):
             b |= {"thought": thought.to(device), "q": q.to(device), "contrast": contrast.to(device)}
             b |= {"router_mean": step.router_mean_N.to(device), "totals": totals}
         self.window.add_step(self.state.global_step, totals["target_tokens"] + B, contrasted > 0)
+
+    def known_rows(self, carries_B: Tensor) -> tuple[Tensor, Tensor, list[Mates]]:
+        """Return what is known of a step's rows before they are scored: numbers [B], remembered winners [B], `Mates`.
+
+        Winners are 0 .. N-1, or -1 for a row that must be scored or carries no thought.
+        """
+        B, step, rows = len(carries_B), self.state.global_step, len(self.data.train)
+        unknown_B = torch.full((B,), -1)
+        if not self.memory and self.groups is None:
+            return unknown_B, unknown_B, []
+        rows_B = torch.tensor(self.order.rows_of(step, B))
+        winner_B = self.memory.of(rows_B, step).where(carries_B, -1) if self.memory else unknown_B
+        if self.groups is None:
+            return rows_B, winner_B, []
+        # A step may reach into the next epoch, where the same rows come again.
+        epoch_B = (step * B + torch.arange(B)) // rows
+        prompt_B = torch.from_numpy(self.groups)[rows_B] + epoch_B * rows
+        return rows_B, winner_B, mates_of(prompt_B, carries_B & (winner_B < 0), winner_B)
 
     def score_rows(
         self, batches: list[dict[str, Tensor]], carries_B: Tensor, local_rows: Tensor, candidates_NL: Tensor

@@ -11,12 +11,11 @@ import pytest
 from adapted import metrics
 from bases import make
 from mixtures import DIGITS, LENGTH, N
-from survive import complete, last_state, short_run, start, state_digest, stop_in
+from survive import complete, cut_and_resumed, last_state, short_run, start, state_digest, stop_in
 from trainers import step_of
 
 from mot.thoughts import draw_sequences
 from mot.training import em
-from mot.training.checkpoint import newest
 
 # A step draws from its seed and number alone ------------------------------------------------------------------------
 
@@ -74,13 +73,9 @@ CUTS = {"step 1": [0], "mid-epoch": [4], "epoch end": [6], "mid-accumulation": [
 @pytest.mark.parametrize("weight", ["0.1", "0"])
 @pytest.mark.parametrize("cut", CUTS)
 def test_a_run_cut_and_resumed_ends_in_the_same_state(cut, weight, flags, uninterrupted, tmp_path):
-    argv = [*flags, "--diversity_weight", weight, "--output_dir", tmp_path / "run", "--resume_from", "auto"]
-    for step in CUTS[cut]:
-        phase = "accumulation" if cut == "mid-accumulation" else "training"
-        assert stop_in(phase, step, signal.SIGTERM, argv)[0] == 143
-        assert newest(str(tmp_path / "run"))[1]["step"] == step + 1
-    complete(argv)
-    assert last_state(tmp_path / "run") == uninterrupted[weight][1]
+    phase = "accumulation" if cut == "mid-accumulation" else "training"
+    run = cut_and_resumed([*flags, "--diversity_weight", weight], tmp_path / "run", CUTS[cut], phase)
+    assert last_state(run) == uninterrupted[weight][1]
 
 
 @pytest.mark.slow
@@ -105,23 +100,14 @@ def test_a_finished_run_resumed_stays_as_it_is(flags, uninterrupted):
 def test_a_run_with_thought_sequences_cut_and_resumed_ends_in_the_same_state(text_file, tmp_path):
     flags = [*short_run(text_file, accumulate=1), "--thought_length", "3"]
     complete([*flags, "--output_dir", tmp_path / "whole"])
-    argv = [*flags, "--output_dir", tmp_path / "run", "--resume_from", "auto"]
-    for step in (2, 9):
-        assert stop_in("training", step, signal.SIGTERM, argv)[0] == 143
-        assert newest(str(tmp_path / "run"))[1]["step"] == step + 1
-    complete(argv)
-    assert last_state(tmp_path / "run") == last_state(tmp_path / "whole")
+    assert last_state(cut_and_resumed(flags, tmp_path / "run", (2, 9))) == last_state(tmp_path / "whole")
 
 
 @pytest.mark.slow
 def test_a_run_with_muon_cut_and_resumed_ends_in_the_same_state(text_file, tmp_path):
     flags = [*short_run(text_file, accumulate=1), "--optimizer", "muon"]
     complete([*flags, "--output_dir", tmp_path / "whole"])
-    argv = [*flags, "--output_dir", tmp_path / "run", "--resume_from", "auto"]
-    for step in (2, 9):
-        assert stop_in("training", step, signal.SIGTERM, argv)[0] == 143
-    complete(argv)
-    assert last_state(tmp_path / "run") == last_state(tmp_path / "whole")
+    assert last_state(cut_and_resumed(flags, tmp_path / "run", (2, 9))) == last_state(tmp_path / "whole")
     complete([*short_run(text_file, accumulate=1), "--output_dir", tmp_path / "adamw"])
     assert last_state(tmp_path / "adamw") != last_state(tmp_path / "whole")
 

@@ -12,9 +12,8 @@ import pytest
 import torch
 from bases import make
 from mixtures import PROMPTS, greedy_alone, ids_of, tiny
-from survive import complete, last_state, short_run, stop_in, two_processes
+from survive import complete, cut_and_resumed, last_state, short_run, stop_in, two_processes
 
-from mot.training.checkpoint import newest
 from mot.training.matching import Matched, match_prompts
 from mot.training.settings import TrainSettings
 
@@ -112,12 +111,7 @@ def flags(tmp_path_factory, text_file) -> list[str]:
 @pytest.mark.slow
 def test_a_run_cut_and_resumed_while_it_matches_ends_in_the_same_state(flags, tmp_path):
     complete([*flags, "--output_dir", tmp_path / "whole"])
-    argv = [*flags, "--output_dir", tmp_path / "run", "--resume_from", "auto"]
-    for step in (4, 8):
-        assert stop_in("training", step, signal.SIGTERM, argv)[0] == 143
-        assert newest(str(tmp_path / "run"))[1]["step"] == step + 1
-    complete(argv)
-    assert last_state(tmp_path / "run") == last_state(tmp_path / "whole")
+    assert last_state(cut_and_resumed(flags, tmp_path / "run", (4, 8))) == last_state(tmp_path / "whole")
     metrics = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert [m["step"] for m in metrics if "distinct" in m] == list(range(7, 13))
     without = [*flags[: flags.index("--match_steps")], "--output_dir", tmp_path / "without"]
